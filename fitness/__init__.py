@@ -1,0 +1,1 @@
+"""Scoring: patch set + rung + seed -> Evaluation."""
