@@ -1,0 +1,1 @@
+"""The bundled targets: data, read by evolve/target_files.py."""
