@@ -1,0 +1,129 @@
+"""Values of the domain as rows of the lineage, and back without loss. Pure: the statements are in evolve/lineage.py."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+from evolve.records import Effect, LlmCall
+from fitness.evaluation import Evaluation, Point
+from population.genes import BaseTree, Category, Edit, Gene, Origin
+from population.individuals import Genotype, Individual, Operator, Status
+
+Row = tuple[Any, ...]
+
+CURVE_POINTS = 200
+CURVE = ("evaluation_id", "step", "tokens", "seconds", "train_loss")
+GENE = ("gene_id", "title", "hypothesis", "category", "origin", "allele_of")
+INDIVIDUAL = ("individual_id", "genotype_id", "operator", "generation", "birth", "island")
+EVALUATION = (
+    *("evaluation_id", "genotype_id", "rung", "seed", "split", "replicate", "status", "score"),
+    *("depth", "train_seconds", "wall_seconds", "tokens", "flops", "peak_memory_bytes", "n_params"),
+    *("device", "sandbox", "integrity", "source_evaluation_id", "started_unix", "log_tail"),
+)
+
+
+def gene_row(gene: Gene, base: BaseTree) -> Row:
+    """Return the columns GENE, then the gene's diff and the lines it adds and removes."""
+    diff = _diff(gene, base)
+    lines = [line for line in diff.splitlines() if not line.startswith(("+++", "---"))]
+    counts = (sum(line.startswith(sign) for line in lines) for sign in "+-")
+    words = (plain(gene.title), plain(gene.hypothesis))
+    return (gene.gene_id, *words, gene.category.value, gene.origin.value, gene.allele_of, diff, *counts)
+
+
+def edit_rows(gene: Gene, base: BaseTree) -> list[Row]:
+    """Return a row of gene_edits for each edit."""
+    return [_edit_row(gene.gene_id, edit, base.files[edit.path], i) for i, edit in enumerate(gene.edits)]
+
+
+def gene_of(row: Row, edits: Sequence[Row], requires: Sequence[Row]) -> Gene:
+    """Return the gene of a row of GENE, its edits (path, start, end, replacement) and what it requires."""
+    gene_id, title, hypothesis, category, origin, allele_of = row
+    needed = tuple(name for (name,) in requires)
+    written = tuple(Edit(*edit) for edit in edits)
+    return Gene(gene_id, title, hypothesis, Category(category), Origin(origin), written, allele_of, needed)
+
+
+def individual_row(individual: Individual) -> Row:
+    """Return the columns INDIVIDUAL."""
+    name, genotype_id, operator = individual.individual_id, individual.genotype.genotype_id, individual.operator.value
+    return (name, genotype_id, operator, individual.generation, individual.birth, individual.island)
+
+
+def individual_of(row: Row, genotype: Genotype, parents: Sequence[Row]) -> Individual:
+    """Return the individual of a row of INDIVIDUAL."""
+    name, _, operator, generation, birth, island = row
+    ancestry = tuple(parent for (parent,) in parents)
+    return Individual(name, genotype, Operator(operator), ancestry, generation, birth, island)
+
+
+def evaluation_row(e: Evaluation) -> Row:
+    """Return the columns EVALUATION."""
+    what = (e.evaluation_id, e.genotype.genotype_id, e.rung, e.seed, e.split, e.replicate, e.status.value, e.score)
+    cost = (e.depth, e.train_seconds, e.wall_seconds, e.tokens, e.flops, e.peak_memory_bytes, e.n_params)
+    return (*what, *cost, e.device, e.sandbox, e.integrity, e.source_evaluation_id, e.started_at, plain(e.log_tail))
+
+
+def evaluation_of(row: Row, genotype: Genotype, curve: Sequence[Row]) -> Evaluation:
+    """Return the evaluation of a row of EVALUATION and its curve (step, tokens, seconds, train_loss)."""
+    evaluation_id, _, rung, seed, split, replicate, status, *rest = row
+    points = tuple(Point(*point) for point in curve)
+    return Evaluation(evaluation_id, genotype, rung, seed, split, replicate, Status(status), *rest, curve=points)
+
+
+def curve_rows(evaluation: Evaluation) -> list[Row]:
+    """Return the columns CURVE for each point that is kept."""
+    points = thinned(evaluation.curve, CURVE_POINTS)
+    return [(evaluation.evaluation_id, p.step, p.tokens, p.seconds, p.train_loss) for p in points]
+
+
+def thinned(curve: Sequence[Point], most: int) -> Sequence[Point]:
+    """Return at most `most` (two or more) points of a curve, evenly spaced, the first and the last among them."""
+    if len(curve) <= most:
+        return curve
+    return [curve[round(i * (len(curve) - 1) / (most - 1))] for i in range(most)]
+
+
+def call_row(call: LlmCall, run_id: str) -> Row:
+    """Return a row of llm_calls."""
+    tokens = (call.input_tokens, call.output_tokens, call.cache_read_tokens, call.cache_write_tokens)
+    error = None if call.error is None else plain(call.error)
+    who = (call.call_id, run_id, call.individual_id, call.purpose, call.model)
+    return (*who, *tokens, call.usd, call.seconds, call.status, error)
+
+
+def effect_row(e: Effect, analysis_id: str, run_id: str) -> Row:
+    """Return a row of effects, all but the time."""
+    numbers = (e.estimate, e.se, e.ci_low, e.ci_high, e.n, e.p_value, e.q_value)
+    return (analysis_id, run_id, e.kind, e.gene_a, e.gene_b, *numbers, e.verdict, e.depth, e.rung, e.design)
+
+
+def plain(text: str) -> str:
+    """Return text that UTF-8 can hold: a lone surrogate, as logs and models write them, becomes a question mark."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _edit_row(gene_id: str, edit: Edit, text: str, position: int) -> Row:
+    kind = "insert" if edit.start == edit.end else "replace" if edit.replacement else "delete"
+    first = text.count("\n", 0, edit.start) + 1
+    last = first + text.count("\n", edit.start, max(edit.start, edit.end - 1))
+    lines = (gene_id, kind, edit.path, first, last)
+    return (*lines, text[edit.start : edit.end], edit.replacement, edit.start, edit.end, position)
+
+
+def _diff(gene: Gene, base: BaseTree) -> str:
+    paths = sorted({edit.path for edit in gene.edits})
+    return "".join(_file_diff(path, base.files[path], _patched(gene, path, base.files[path])) for path in paths)
+
+
+def _patched(gene: Gene, path: str, text: str) -> str:
+    for edit in sorted((edit for edit in gene.edits if edit.path == path), reverse=True):
+        text = text[: edit.start] + edit.replacement + text[edit.end :]
+    return text
+
+
+def _file_diff(path: str, before: str, after: str) -> str:
+    lines = (before.splitlines(keepends=True), after.splitlines(keepends=True))
+    return "".join(difflib.unified_diff(*lines, f"a/{path}", f"b/{path}"))
