@@ -25,6 +25,7 @@ RULES = {
     "literal_error": "must be {expected}",
     "model_attributes_type": "must be a table",
     "model_type": "must be a table",
+    "string_pattern_mismatch": "must match {pattern}",
     "string_type": "must be text in quotes",
     "too_short": "must not be empty",
 }
@@ -42,8 +43,8 @@ class Complaint:
 
 
 def first_complaint(error: ValidationError, within: str = "") -> Complaint:
-    """Return the first complaint of a pydantic error; `within` goes before where it stands."""
-    details = error.errors(include_url=False)[0]
+    """Return the first complaint of a pydantic error, unknown keys first; `within` goes before where it stands."""
+    details = min(error.errors(include_url=False), key=lambda found: found["type"] != "extra_forbidden")
     steps = [str(step) for step in details["loc"]]
     template = RULES.get(details["type"])
     rule = template.format(**details.get("ctx", {})) if template else details["msg"].replace("Input should", "must")

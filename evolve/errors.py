@@ -140,10 +140,10 @@ class UnknownPlaceholder(TargetMistake):
 
 
 class EmptyPlaceholder(TargetMistake):
-    """A placeholder that a rung does not state."""
+    """A placeholder that has no value."""
 
-    def __init__(self, path: Path, where: str, name: str, rung: str) -> None:
-        super().__init__(f'{path}: "{where}" uses {{{name}}}, but rung "{rung}" has no `{name}`; add it to the rung')
+    def __init__(self, path: Path, where: str, name: str, why: str) -> None:
+        super().__init__(f'{path}: "{where}" uses {{{name}}}, but {why}')
 
 
 class TakenVariable(TargetMistake):
@@ -165,13 +165,6 @@ class GlobOutside(TargetMistake):
 
     def __init__(self, path: Path, pattern: str) -> None:
         super().__init__(f'{path}: the glob "{pattern}" leaves the root; globs are relative to it, without `..`')
-
-
-class GlobWithoutFiles(TargetMistake):
-    """An editable glob that matches nothing."""
-
-    def __init__(self, path: Path, pattern: str, root: Path) -> None:
-        super().__init__(f'{path}: the editable glob "{pattern}" matches no file under {root}; correct it or drop it')
 
 
 class EditableAndFrozen(TargetMistake):

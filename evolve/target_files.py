@@ -17,8 +17,9 @@ from evolve import errors
 from evolve.checking import first_complaint, read_toml
 from evolve.hardware import cuda_gpus
 from fitness.target import Metric, Rung, Target
+from fitness.workspace import matches
 
-BUNDLED = Path(__file__).parent / "targets"
+BUNDLED = Path(__file__).resolve().parent / "targets"
 PLACEHOLDERS = frozenset({"python", "seed", "depth", "data", "workspace", "tokens", "eval_tokens", "split"})
 STATED_BY_RUNG = ("depth", "tokens", "eval_tokens")  # placeholders that are empty unless the rung states them
 
@@ -101,7 +102,7 @@ def target_path(name_or_path: str | Path) -> Path:
     path = bundled if str(name_or_path) in bundled_targets() else Path(name_or_path)
     if not path.is_file():
         raise errors.UnknownTarget(str(name_or_path), bundled_targets())
-    return path.absolute()
+    return path.resolve()
 
 
 def choose_preset(name_or_path: str | Path, preset: str = "auto") -> str:
@@ -156,12 +157,6 @@ def skip_flags(target: Target) -> frozenset[str]:
     """Return the flags (`--depth`) that a rung's command passes: a knob on their default would change nothing."""
     words = (word for rung in target.rungs for word in rung.command)
     return frozenset(word.split("=", 1)[0] for word in words if word.startswith("--") and word != "--")
-
-
-def files_matching(root: Path, globs: Sequence[str]) -> set[PurePosixPath]:
-    """Return the files under root, relative to it, that any of the globs matches."""
-    found = (path for pattern in globs for path in root.glob(pattern) if path.is_file())
-    return {PurePosixPath(path.relative_to(root).as_posix()) for path in found}
 
 
 def _read(path: Path) -> TargetTable:
@@ -275,7 +270,9 @@ def _check_command(path: Path, target: Target, where: str, command: Sequence[str
         if name not in PLACEHOLDERS and name not in target.variables:
             raise errors.UnknownPlaceholder(path, where, name, PLACEHOLDERS | set(target.variables))
         if name in STATED_BY_RUNG and getattr(rung, name) is None:
-            raise errors.EmptyPlaceholder(path, where, name, rung.name)
+            raise errors.EmptyPlaceholder(path, where, name, f'rung "{rung.name}" has no `{name}`; add it to the rung')
+        if name == "data" and not target.prepare:
+            raise errors.EmptyPlaceholder(path, where, name, "nothing is prepared into it; add a [prepare] command")
 
 
 def _check_files(path: Path, target: Target) -> None:
@@ -284,9 +281,6 @@ def _check_files(path: Path, target: Target) -> None:
     for pattern in (*target.editable, *target.frozen):
         if not pattern or PurePosixPath(pattern).is_absolute() or ".." in PurePosixPath(pattern).parts:
             raise errors.GlobOutside(path, pattern)
-    for pattern in target.editable:
-        if not files_matching(target.root, [pattern]):
-            raise errors.GlobWithoutFiles(path, pattern, target.root)
-    both = files_matching(target.root, target.editable) & files_matching(target.root, target.frozen)
+    both = set(matches(target.root, target.editable)) & set(matches(target.root, target.frozen))
     if both:
-        raise errors.EditableAndFrozen(path, str(min(both)))
+        raise errors.EditableAndFrozen(path, min(both))
