@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -229,3 +230,38 @@ def test_usable_cores_respect_the_containers_quota(
     monkeypatch.setattr(hardware, "CPU_QUOTA", tmp_path / "cpu.max")
     monkeypatch.setattr(hardware.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     assert hardware.usable_cores() == cores
+
+
+PAGE = (Path(__file__).parent.parent / "docs" / "targets.md").read_text()
+DOCUMENTED = re.findall(r"^```toml\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("text", DOCUMENTED, ids=lambda text: tomllib.loads(text)["name"])
+def test_every_target_in_the_documentation_loads(tmp_path: Path, text: str) -> None:
+    raw = tomllib.loads(text)
+    root = tmp_path / raw.get("root", ".")
+    root.mkdir(exist_ok=True)
+    for name in (*raw["editable"], *raw["frozen"]):
+        (root / name).write_text("x = 1\n")
+    for preset in raw.get("presets", {"": {}}):
+        assert load_target(write(tmp_path, text), preset).rungs
+
+
+def test_the_documented_landscape_is_the_bundled_one() -> None:
+    documented = next(text for text in DOCUMENTED if 'name = "landscape"' in text)
+    assert tomllib.loads(documented) == tomllib.loads(target_path("landscape").read_text())
+
+
+def test_every_key_of_a_rung_and_every_placeholder_is_documented() -> None:
+    for name in target_files.RungTable.model_fields:
+        assert f"`{name}`" in PAGE
+    for name in target_files.PLACEHOLDERS:
+        assert f"`{{{name}}}`" in PAGE
+
+
+def test_every_dependency_is_explained() -> None:
+    root = Path(__file__).parent.parent
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    page = (root / "docs" / "dependencies.md").read_text()
+    for requirement in (*project["dependencies"], *project["optional-dependencies"]["dev"]):
+        assert f"[{re.split('[<>=]', requirement)[0]}](" in page
