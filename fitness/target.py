@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Metric:
-    """The number to improve. Without a judge it is read from `file` (a JSON object with key `name`) or by `regex` in the log."""
+    """The number to improve. Without a judge it is read from `file` (a JSON object with key `name`) or by `regex`."""
 
     name: str
     direction: str  # "minimize" or "maximize"
@@ -37,13 +37,15 @@ class Rung:
 class Target:
     """A program that gets patched and scored.
 
-    Trusted commands (`prepare`, `feeder`, `judge`) run in a clean copy of the base; candidate commands (each rung's, and
-    `server`) in a workspace: base plus genes. `feeder` is joined by a channel to the rung's command, `judge` to
+    Trusted commands (`prepare`, `feeder`, `judge`) run in a clean copy of the base; candidate commands (each rung's,
+    and `server`) in a workspace: base plus genes. `feeder` is joined by a channel to the rung's command, `judge` to
     `server`: both ends of a socket pair, whose file descriptor number is in the environment variable EVOLVE_CHANNEL.
-    A trusted command reports by a JSON object on its last line of standard output.
+    A trusted command reports by a JSON object on its last line of standard output: the feeder `tokens` and
+    `train_seconds`, the judge the metric's name and, if it knows them, `n_params` and `flops`; either may name a
+    `status` (diverged, over_budget, cheated, crashed) and a `reason`.
 
     Placeholders in every command: {python} {seed} {depth} {data} {workspace} {tokens} {eval_tokens} {split}, and
-    each name in `variables`.
+    each name in `variables`. {workspace} is the candidate's directory, in trusted commands too.
     """
 
     name: str
