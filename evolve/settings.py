@@ -30,7 +30,7 @@ class RunSettings:
     target: str = "nanochat"  # a bundled name or the path of a TOML file
     preset: str = "auto"  # "" for a target without presets
     operator: Literal["auto", "local"] = "auto"
-    generations: Count = 50
+    generations: NonNegative = 50  # 0: only the baseline
     population: Annotated[int, Field(ge=2)] = 12
     offspring: Count = 12  # births per generation
     lag: Count = 12  # birth k looks at results of births up to k - lag

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import statistics
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
-from evolve.target_files import load_target
+from evolve.target_files import load_target, skip_flags
 from evolve.targets.landscape import score as landscape
 from evolve.targets.landscape.score import BASE, BASE_LOSS, RESIDUAL_SD, TooFar, law, score, truth
+from fitness.workspace import read_base
+from population.knobs import find_knobs, moves
 
 ROOT = Path(landscape.__file__).parent
 SEEDS = range(400)
@@ -23,6 +27,13 @@ def of_kind(instance: int, kind: str) -> list[str]:
     """Return the knobs of this kind that never crash."""
     knobs, crashing, _ = law(instance)
     return [name for name, knob in knobs.items() if knob.kind == kind and name not in crashing]
+
+
+def at(name: str, z: float) -> float:
+    """Return the value of a knob at z doublings."""
+    if name in ("KNOB_07", "KNOB_09", "KNOB_16", "KNOB_34", "KNOB_35"):  # near 1
+        return 1 - (1 - BASE[name]) * 2**z
+    return BASE[name] * 2**z
 
 
 def contrasts(instance: int, values: dict[str, float], steps: int = 1000) -> list[float]:
@@ -42,7 +53,7 @@ def test_the_base_in_the_score_is_the_base_in_the_knobs() -> None:
 
 def test_main_effects_are_recovered_by_averaging_over_seeds() -> None:
     for name in of_kind(0, "improvable")[:4] + of_kind(0, "tuned")[:4]:
-        values = {name: 2 * BASE[name]}
+        values = {name: at(name, 1)}
         assert_mean(contrasts(0, values), law(0)[0][name].effect(1.0))
 
 
@@ -51,7 +62,7 @@ def test_a_planted_pair_acts_only_when_both_knobs_are_moved() -> None:
     (a, b), strength = max(
         ((pair, s) for pair, s in strengths.items() if not crashing & set(pair)), key=lambda found: abs(found[1])
     )
-    both = {a: 2 * BASE[a], b: 2 * BASE[b]}
+    both = {a: at(a, 1), b: at(b, 1)}
     mains = knobs[a].effect(1.0) + knobs[b].effect(1.0)
     epistasis = strength * landscape.moved(1.0) ** 2
     assert abs(strength) > RESIDUAL_SD
@@ -66,7 +77,7 @@ def test_the_same_tree_on_the_same_seed_scores_the_same_and_a_comment_is_another
 
 def test_an_unread_knob_changes_the_residual_and_nothing_else() -> None:
     name = of_kind(0, "unread")[0]
-    moved = {name: 64 * BASE[name]}
+    moved = {name: at(name, 6)}
     assert truth(0, moved) == truth(0, {})
     assert score(0, moved, "tree", 1) == score(0, {}, "tree", 1)
     sample = contrasts(0, moved)
@@ -80,7 +91,7 @@ def test_each_read_knob_has_a_slope_over_seeds_of_its_planted_size() -> None:
         slope_sd = knobs[name].slope_sd
         assert 0.1 * RESIDUAL_SD <= slope_sd <= 1.5 * RESIDUAL_SD
         expected = math.hypot(math.sqrt(2) * RESIDUAL_SD, slope_sd * landscape.moved(1.0))
-        assert statistics.stdev(contrasts(0, {name: 2 * BASE[name]})) == pytest.approx(expected, rel=0.15)
+        assert statistics.stdev(contrasts(0, {name: at(name, 1)})) == pytest.approx(expected, rel=0.15)
 
 
 def test_slopes_spread_over_their_whole_range() -> None:
@@ -92,23 +103,33 @@ def test_slopes_spread_over_their_whole_range() -> None:
 
 def test_fewer_steps_are_noisier_and_biased() -> None:
     name = of_kind(0, "unread")[0]
-    full, screen = (contrasts(0, {name: 2 * BASE[name]}, steps) for steps in (1000, 100))
+    full, screen = (contrasts(0, {name: at(name, 1)}, steps) for steps in (1000, 100))
     assert statistics.stdev(screen) > 1.5 * statistics.stdev(full)
     knob = max((law(0)[0][n] for n in of_kind(0, "neutral")), key=lambda k: abs(k.bias))
     neutral = next(n for n, k in law(0)[0].items() if k is knob)
-    assert_mean(contrasts(0, {neutral: 2 * BASE[neutral]}, 100), knob.bias * landscape.moved(1.0) * (math.sqrt(10) - 1))
+    assert_mean(contrasts(0, {neutral: at(neutral, 1)}, 100), knob.bias * landscape.moved(1.0) * (math.sqrt(10) - 1))
 
 
-def test_a_knob_moved_too_far_crashes_and_one_moved_below_zero_too() -> None:
+def test_a_knob_moved_too_far_crashes() -> None:
     knobs, crashing, _ = law(0)
     assert len(crashing) == 6
     for name in crashing:
         cliff = knobs[name].cliff
-        assert math.isfinite(truth(0, {name: BASE[name] * 2 ** (0.99 * cliff)}))
+        assert math.isfinite(truth(0, {name: at(name, 0.99 * cliff)}))
         with pytest.raises(TooFar, match=name):
-            truth(0, {name: BASE[name] * 2 ** (1.01 * cliff)})
-    with pytest.raises(TooFar, match="must be above zero"):
-        truth(0, {of_kind(0, "tuned")[0]: -1.0})
+            truth(0, {name: at(name, 1.01 * cliff)})
+
+
+@pytest.mark.parametrize(("name", "value"), [("KNOB_00", 0.0), ("KNOB_00", -0.3), ("KNOB_07", 1.0), ("KNOB_16", 0.99)])
+def test_a_knob_moved_across_zero_or_one_crashes(name: str, value: float) -> None:
+    with pytest.raises(TooFar, match=f"{name} = {value}: must stay on its side of"):
+        landscape.doublings(name, value)
+
+
+def test_doublings_of_a_knob_near_one_are_those_of_its_distance() -> None:
+    assert landscape.doublings("KNOB_07", 0.9) == pytest.approx(1.0)
+    assert landscape.doublings("KNOB_16", 1.01) == pytest.approx(-1.0)
+    assert landscape.doublings("KNOB_29", 2.0) == 1.0
 
 
 def test_a_hundred_instances_differ_and_all_can_be_improved_by_doubling_or_halving_one_knob() -> None:
@@ -127,13 +148,15 @@ def test_most_moves_that_matter_do_harm_and_about_44_percent_do_nothing() -> Non
 
 def _moves(instance: int) -> list[float]:
     """Return the true loss after each single doubling or halving that does not crash."""
+    return [loss for name in BASE for loss in _true(instance, name, (at(name, 1), at(name, -1)))]
+
+
+def _true(instance: int, name: str, values: Iterable[float]) -> list[float]:
+    """Return the true loss of each value of one knob that does not crash."""
     losses = []
-    for name, base in BASE.items():
-        for value in (2 * base, base / 2):
-            try:
-                losses.append(truth(instance, {name: value}))
-            except TooFar:
-                continue
+    for value in values:
+        with contextlib.suppress(TooFar):
+            losses.append(truth(instance, {name: value}))
     return losses
 
 
@@ -173,6 +196,15 @@ def test_the_command_ends_badly_when_a_knob_crashes(workspace: Path) -> None:
     assert ended.returncode == 1
     assert "TypeError" in ended.stderr
     assert not (workspace / "result.json").exists()
+
+
+def test_breeding_finds_forty_knobs_and_every_instance_has_a_reachable_improvement() -> None:
+    target = load_target("landscape")
+    knobs = find_knobs(read_base(target.root, target.editable), skip_flags(target))
+    assert [knob.name.upper() for knob in knobs] == list(BASE)
+    for instance in range(100):
+        gains = [BASE_LOSS - loss for knob in knobs for loss in _true(instance, knob.name.upper(), moves(knob))]
+        assert max(gains) > RESIDUAL_SD
 
 
 def test_the_bundled_rungs_are_screen_and_full() -> None:

@@ -100,7 +100,7 @@ def test_settings_survive_run_toml(tmp_path: Path, settings: RunSettings) -> Non
             "generatons = 3",
             'is not the run.toml of a run: no setting is called "generatons"; did you mean "generations"',
         ),
-        ("generations = 0", '"generations" must be 1 or more, not 0'),
+        ("offspring = 0", '"offspring" must be 1 or more, not 0'),
         ('generations = "3"', "\"generations\" must be a whole number, not '3'"),
         ("workers = true", '"workers" must be a whole number, not True'),
         ("[variables]\ninstance = 3", '"variables" must be text in quotes'),

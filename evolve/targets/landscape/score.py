@@ -2,10 +2,11 @@
 
     loss = f(values) + block(seed) + sum over moved knobs of u(knob, seed) + e(tree, seed)
 
-f is a smooth bowl per knob (in doublings of its value) plus pair terms that act when both knobs are moved. Everything
-is drawn by hashing (instance, names, seed), so an instance is a number, and the same tree on the same seed scores the
-same. Of the 40 knobs of an instance 4 are not read, 14 do not matter, 11 are tuned already and 11 can be improved; 6 of
-those that are read crash when moved too far. Fewer steps mean more noise and a bias that differs by knob.
+f is a smooth bowl per knob (in doublings of its value, or of its distance to 1 where that is small) plus pair terms that
+act when both knobs are moved. Everything is drawn by hashing (instance, names, seed), so an instance is a number, and
+the same tree on the same seed scores the same. Of the 40 knobs of an instance 4 are not read, 14 do not matter, 11 are
+tuned already and 11 can be improved; 6 of those that are read crash when moved too far. Fewer steps mean more noise and
+a bias that differs by knob.
 
 Instances 1000 to 1029 are held out: a strategy is tuned without them and then judged on them once.
 """
@@ -113,7 +114,7 @@ class Knob:
             self.curvature = RESIDUAL_SD * log_uniform(0.5, 4, *key, "gain") / self.optimum**2
         self.slope_sd = 0.0 if kind == "unread" else RESIDUAL_SD * log_uniform(0.1, 1.5, *key, "slope")
         self.bias = 0.0 if kind == "unread" else BIAS_SD * normal(*key, "bias")
-        self.cliff = -sign * (0.8 + 1.7 * uniform(*key, "cliff"))  # away from the optimum
+        self.cliff = -sign * (0.45 + 1.55 * uniform(*key, "cliff"))  # away from the optimum
 
     def effect(self, z):
         """Return the main effect at z doublings: 0 at the base, lowest at the optimum, harm limited."""
@@ -136,16 +137,23 @@ def law(instance):
     return knobs, frozenset(crashing), strengths
 
 
-def doublings(instance, values):
-    """Return {name: z} of the knobs that were moved and are read; z = log2(value / base). TooFar beyond a cliff."""
+def doublings(name, value):
+    """Return log2(value / base), or of their distances to 1 if the base is near it. TooFar if undefined."""
+    near_one = BASE[name] != 1 and 0.8 <= BASE[name] <= 1.2
+    ratio = (1 - value) / (1 - BASE[name]) if near_one else value / BASE[name]
+    if ratio <= 0:
+        raise TooFar(f"{name} = {value}: must stay on its side of {1 if near_one else 0}")
+    return math.log2(ratio)
+
+
+def moves_of(instance, values):
+    """Return {name: doublings} of the knobs that were moved and are read. TooFar beyond a cliff."""
     knobs, crashing, _ = law(instance)
     moves = {}
     for name, value in values.items():
         if value == BASE[name] or knobs[name].kind == "unread":
             continue
-        if value / BASE[name] <= 0:
-            raise TooFar(f"{name} = {value}: must be above zero")
-        z = math.log2(value / BASE[name])
+        z = doublings(name, value)
         cliff = knobs[name].cliff
         if name in crashing and z * cliff > cliff * cliff:
             raise TooFar(f"{name} = {value}: the loss overflowed")
@@ -156,7 +164,7 @@ def doublings(instance, values):
 def truth(instance, values):
     """Return the noise-free f. `values`: {name: number}, knobs left out stay at the base. TooFar if it crashes."""
     knobs, _, strengths = law(instance)
-    moves = doublings(instance, values)
+    moves = moves_of(instance, values)
     mains = sum(knobs[name].effect(z) for name, z in moves.items())
     pairs = sum(s * moved(moves[a]) * moved(moves[b]) for (a, b), s in strengths.items() if a in moves and b in moves)
     return BASE_LOSS + mains + pairs
@@ -165,7 +173,7 @@ def truth(instance, values):
 def score(instance, values, tree_key, seed, steps=FULL_STEPS):
     """Return the loss as a run reports it. `tree_key` names the text that was scored, whatever it says."""
     knobs = law(instance)[0]
-    moves = doublings(instance, values)
+    moves = moves_of(instance, values)
     shortfall = math.sqrt(FULL_STEPS / steps) - 1  # 0 at full steps, 2.16 at 100
     bias = shortfall * (0.05 + sum(knobs[name].bias * moved(z) for name, z in moves.items()))
     block = BLOCK_SD * normal(instance, "block", seed)
