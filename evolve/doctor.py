@@ -14,7 +14,6 @@ from evolve.hardware import cuda_gpus, usable_cores
 from evolve.target_files import choose_preset
 
 NEEDED_BYTES = 2 * 10**9  # of free disk: workspaces, checkpoints, the lineage
-PREPARED = "manifest.json"  # what a finished data folder of the bundled target holds
 
 
 @dataclass(frozen=True)
@@ -91,10 +90,10 @@ def _key(environment: Mapping[str, str]) -> Finding:
 
 
 def _data(folder: Path) -> Finding:
-    prepared = [path.parent for path in folder.glob(f"*/{PREPARED}")]
+    prepared = [path for path in folder.glob("*") if path.is_dir() and not path.suffix]  # .tmp is not finished
     if prepared:
-        return Finding("data", True, f"prepared for {len(prepared)} base(s) in {folder}")
-    return Finding("data", True, f"none prepared in {folder} yet; the first run does it, without a download")
+        return Finding("data", True, f"{len(prepared)} prepared set(s) in {folder}")
+    return Finding("data", True, f"none prepared in {folder} yet; the first run of a target does it")
 
 
 def _disk(name: str, folder: Path) -> Finding:

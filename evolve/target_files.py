@@ -16,11 +16,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from evolve import errors
 from evolve.checking import first_complaint, read_toml
 from evolve.hardware import cuda_gpus
+from fitness.commands import PLACEHOLDER
 from fitness.target import Metric, Rung, Target
 from fitness.workspace import matches
 
 BUNDLED = Path(__file__).resolve().parent / "targets"
 PLACEHOLDERS = frozenset({"python", "seed", "depth", "data", "workspace", "tokens", "eval_tokens", "split"})
+PREPARE_PLACEHOLDERS = frozenset({"python", "data", "workspace"})  # it runs once, for every rung and seed
 STATED_BY_RUNG = ("depth", "tokens", "eval_tokens")  # placeholders that are empty unless the rung states them
 
 Command = Annotated[list[str], Field(min_length=1)]
@@ -259,20 +261,32 @@ def _check_placeholders(path: Path, target: Target) -> None:
     for name in target.variables:
         if name in PLACEHOLDERS:
             raise errors.TakenVariable(path, name)
-    shared = {"prepare": target.prepare, "feeder": target.feeder, "server": target.server, "judge": target.judge}
+    _check_known(path, target, "prepare.command", target.prepare, PREPARE_PLACEHOLDERS)
+    shared = {"feeder": target.feeder, "server": target.server, "judge": target.judge}
     for rung in target.rungs:
         for where, command in {**shared, f"rungs.{rung.name}": rung.command}.items():
-            _check_command(path, target, f"{where}.command", command, rung)
+            _check_known(path, target, f"{where}.command", command, PLACEHOLDERS)
+            _check_stated(path, target, f"{where}.command", command, rung)
 
 
-def _check_command(path: Path, target: Target, where: str, command: Sequence[str], rung: Rung) -> None:
-    for name in re.findall(r"\{([A-Za-z_]\w*)\}", " ".join(command)):
-        if name not in PLACEHOLDERS and name not in target.variables:
-            raise errors.UnknownPlaceholder(path, where, name, PLACEHOLDERS | set(target.variables))
+def _check_known(path: Path, target: Target, where: str, command: Sequence[str], known: frozenset[str]) -> None:
+    """Check that somebody fills in every placeholder of a command."""
+    for name in _placeholders(command):
+        if name not in known and name not in target.variables:
+            raise errors.UnknownPlaceholder(path, where, name, known | set(target.variables))
+
+
+def _check_stated(path: Path, target: Target, where: str, command: Sequence[str], rung: Rung) -> None:
+    """Check that the rung has a value for every placeholder that is optional."""
+    for name in _placeholders(command):
         if name in STATED_BY_RUNG and getattr(rung, name) is None:
             raise errors.EmptyPlaceholder(path, where, name, f'rung "{rung.name}" has no `{name}`; add it to the rung')
         if name == "data" and not target.prepare:
             raise errors.EmptyPlaceholder(path, where, name, "nothing is prepared into it; add a [prepare] command")
+
+
+def _placeholders(command: Sequence[str]) -> list[str]:
+    return PLACEHOLDER.findall(" ".join(command))
 
 
 def _check_files(path: Path, target: Target) -> None:

@@ -164,6 +164,7 @@ def test_a_target_without_presets_has_the_empty_one(folder: Path) -> None:
         ),
         ('"--width", "{width}"', '"{depth}"', r'uses \{depth\}, but rung "screen" has no `depth`'),
         ('command = ["{python}", "prepare.py", "{data}"]', "", '"prepare.command" is missing'),
+        ('"prepare.py", "{data}"', '"{data}", "{seed}"', r'"prepare.command" uses \{seed\}, which nobody fills in'),
         ("[prepare]", "[feeder]", r"uses \{data\}, but nothing is prepared"),
         ("[prepare]", "[perpare]", 'unknown key "perpare"; did you mean "prepare"'),
         ("width = 64", "seed = 64", 'the variable "seed" has the name of a built-in placeholder'),

@@ -2,11 +2,11 @@
 
     loss = f(values) + block(seed) + sum over moved knobs of u(knob, seed) + e(tree, seed)
 
-f is a smooth bowl per knob (in doublings of its value, or of its distance to 1 where that is small) plus pair terms that
-act when both knobs are moved. Everything is drawn by hashing (instance, names, seed), so an instance is a number, and
-the same tree on the same seed scores the same. Of the 40 knobs of an instance 4 are not read, 14 do not matter, 11 are
-tuned already and 11 can be improved; 6 of those that are read crash when moved too far. Fewer steps mean more noise and
-a bias that differs by knob.
+f is a smooth bowl per knob (in doublings of its value, or of its distance to 1 where that is small) plus pair terms
+that act when both knobs are moved. Everything is drawn by hashing (instance, names, seed), so an instance is a
+number, and the same tree on the same seed scores the same. Of the 40 knobs of an instance 4 are not read, 14 do not
+matter, 11 are tuned already and 11 can be improved; 6 of those that are read crash when moved too far. Fewer steps
+mean more noise and a bias that differs by knob.
 
 Instances 1000 to 1029 are held out: a strategy is tuned without them and then judged on them once.
 """
