@@ -40,6 +40,16 @@ def diagnose(runs: Path, cache: Path) -> list[Finding]:
     ]
 
 
+def as_text(findings: Iterable[Finding]) -> str:
+    """Return one line per finding, and one more for what to do about it."""
+    lines: list[str] = []
+    for finding in findings:
+        lines.append(f"{'ok  ' if finding.ok else 'LOOK'}  {finding.name}: {finding.what}")
+        if finding.fix:
+            lines.append(f"      -> {finding.fix}")
+    return "\n".join(lines)
+
+
 def as_json(findings: Iterable[Finding]) -> list[dict[str, object]]:
     """Return the findings as JSON values: {name, ok, what, fix}."""
     return [asdict(finding) for finding in findings]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from evolve import doctor
-from evolve.doctor import Finding, as_json, diagnose
+from evolve.doctor import Finding, as_json, as_text, diagnose
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -48,7 +48,7 @@ def test_a_key_is_named_and_never_shown(machine: pytest.MonkeyPatch, tmp_path: P
     machine.setattr(doctor.os, "environ", {"ANTHROPIC_API_KEY": "sk-secret", "ANTHROPIC_BASE_URL": ""})
     findings = diagnose(tmp_path, tmp_path)
     assert found(findings, "API key").what.startswith("ANTHROPIC_API_KEY set;")
-    assert "sk-secret" not in json.dumps(as_json(findings))
+    assert "sk-secret" not in as_text(findings) + json.dumps(as_json(findings))
 
 
 def test_a_torch_that_can_not_use_the_gpu_wants_a_look(machine: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -91,3 +91,8 @@ def test_findings_become_json() -> None:
     findings = as_json([Finding("a", True, "fine"), Finding("b", False, "broken", "mend it")])
     assert findings[1] == {"name": "b", "ok": False, "what": "broken", "fix": "mend it"}
     assert json.loads(json.dumps(findings)) == findings
+
+
+def test_findings_become_text() -> None:
+    findings = [Finding("a", True, "fine"), Finding("b", False, "broken", "mend it")]
+    assert as_text(findings) == "ok    a: fine\nLOOK  b: broken\n      -> mend it"
