@@ -112,7 +112,7 @@ def null_genes(base: BaseTree, knobs: Sequence[Knob], n: int) -> list[Gene]:
     floats = [knob for knob in knobs if isinstance(knob.value, float) and abs(knob.value) >= NULL_LEAST]
     if not floats:
         return []
-    ordered = _spread(floats, n)
+    ordered = _spread(floats)
     return [_null_gene(base, ordered[k % len(ordered)], k // len(ordered)) for k in range(n)]
 
 
@@ -189,19 +189,14 @@ def _rounded(value: float) -> float:
     return float(f"{value:.3g}")
 
 
-def _spread(knobs: Sequence[Knob], n: int) -> list[Knob]:
-    """Order at most n knobs so that files take turns, each from evenly spaced places."""
+def _spread(knobs: Sequence[Knob]) -> list[Knob]:
+    """Order knobs so that files take turns, each with its own in an arbitrary but fixed order."""
     by_path: dict[str, list[Knob]] = {}
     for knob in knobs:
         by_path.setdefault(knob.path, []).append(knob)
-    share = -(-n // len(by_path))
-    rows = [_evenly(found, share) for found in by_path.values()]
+    draw = random.Random(0)
+    rows = [draw.sample(found, len(found)) for found in by_path.values()]
     return [knob for turn in zip_longest(*rows) for knob in turn if knob is not None]
-
-
-def _evenly(knobs: list[Knob], n: int) -> list[Knob]:
-    n = min(n, len(knobs))
-    return [knobs[k * len(knobs) // n] for k in range(n)]
 
 
 def _null_gene(base: BaseTree, knob: Knob, round_: int) -> Gene:
