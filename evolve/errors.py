@@ -26,7 +26,8 @@ Exception
 |   |   |-- UnknownSetting          no setting and no variable of that name
 |   |   |-- WrongSetting            a value of the wrong type or outside its range
 |   |   `-- BadRunToml              a run.toml that cannot be read
-|   `-- ...                         each package's own, beside the code that raises it
+|   `-- ...                         beside the code that raises them: fitness/mistakes.py,
+|                                   population/{genes,compose}.py, evolve/{lineage,run_directory,runlock,views}.py
 `-- OnlyFailures                    nothing could be scored: exit code 3
 """
 
