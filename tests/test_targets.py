@@ -265,4 +265,4 @@ def test_every_dependency_is_explained() -> None:
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     page = (root / "docs" / "dependencies.md").read_text()
     for requirement in (*project["dependencies"], *project["optional-dependencies"]["dev"]):
-        assert f"[{re.split('[<>=]', requirement)[0]}](" in page
+        assert f"[{re.split(r'[<>=\[]', requirement)[0]}](" in page
