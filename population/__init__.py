@@ -1,1 +1,1 @@
-"""The domain: genes, composition, individuals, ask/tell, statistics of genes. Pure: no I/O, no clock, no network, no torch."""
+"""The domain: genes, composition, individuals, ask/tell, statistics of genes. Pure: no I/O, no clock, no torch."""

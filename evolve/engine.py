@@ -1,0 +1,285 @@
+"""The loop: score the base, breed and score births in steady state, confirm the champion on fresh seeds.
+
+    baseline -> [ ask -> breed -> climb -> tell ]* -> confirm
+
+Determinism is by construction, not by locking: birth k is asked only when every birth up to k - lag has been told, it
+is shown nothing later, and its climb is frozen in its mating. So the lineage does not depend on the number of workers
+or on which evaluation ends first, and resuming is replaying: the same births are asked again, and what is recorded is
+served from the record instead of being run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from evolve.breeding import Breeder
+from evolve.dispatch import Dispatch
+from evolve.errors import OnlyFailures
+from evolve.lineage import Lineage
+from evolve.publish import Publisher
+from evolve.records import Posterior
+from fitness.evaluation import Evaluation
+from fitness.ladder import next_step
+from fitness.target import Target
+from population.belief import GenePosterior
+from population.contrasts import Contrast, NoiseFloor, Spread, paired
+from population.genes import Gene
+from population.individuals import Genotype, Individual, Mating, Step
+from population.strategy import Strategy
+
+CONFIRM_SEED = 10_000  # confirmation counts up from here; far from every rung's and every replicate's seeds
+TICK_S = 0.5
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a run ends. `births` counts children, `evaluations` everything that is scored, baseline included."""
+
+    births: int
+    offspring: int
+    evaluations: int | None = None
+    hours: float | None = None
+    confirm_seeds: int = 4
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands, for whoever watches."""
+
+    phase: str  # "baseline", "births" or "confirm"
+    births: int
+    of_births: int
+    evaluations: int
+    failures: int
+    floor: Spread | None  # of the baseline over seeds, last rung
+    champion_genes: int
+    champion_gain: float  # shrunken, positive is better
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """The champion against the base on seeds and windows that the search never saw."""
+
+    champion: Genotype
+    contrast: (
+        Contrast | None
+    )  # champion minus base, in the metric's unit. None: the champion is the base itself, or too few of its runs succeeded
+    lockbox_uses: int
+
+
+@dataclass
+class _Climber:
+    """A birth on its way up the rungs."""
+
+    mating: Mating
+    child: Individual
+    step: Step | None = None
+    wanted: tuple[str, ...] = ()
+    ended: list[Evaluation] = field(default_factory=list[Evaluation])
+
+
+class Engine:
+    """Runs one evolution to its end, or to the moment somebody asks it to stop."""
+
+    def __init__(
+        self,
+        target: Target,
+        strategy: Strategy,
+        breeder: Breeder,
+        dispatch: Dispatch,
+        lineage: Lineage,
+        nulls: Sequence[Gene],
+        limits: Limits,
+        watch: Callable[[Progress], None],
+    ) -> None:
+        self._target = target
+        self._strategy = strategy
+        self._breeder = breeder
+        self._dispatch = dispatch
+        self._lineage = lineage
+        self._publisher = Publisher(lineage)
+        self._nulls = nulls
+        self._limits = limits
+        self._watch = watch
+        self._began = time.monotonic()
+        self._stopping = False
+        self._climbers: dict[int, _Climber] = {}  # asked and not yet told
+        self._reserved: list[int] = []  # per birth, the most evaluations that its climb can cost
+        self._spent: list[int] = []  # per told birth, what it did cost
+        self._best_at = (0, 0, 0.0)  # births told, genes of the champion, its gain
+        self._overhead = 2 * limits.confirm_seeds  # evaluations outside births: baseline, null genes, confirmation
+
+    def stop(self) -> None:
+        """Ask the run to end as soon as it may; called from a signal handler."""
+        self._stopping = True
+
+    @property
+    def finished(self) -> list[Evaluation]:
+        """Return every evaluation of the run that has ended."""
+        return self._dispatch.finished
+
+    @property
+    def training_share(self) -> float:
+        """Return training seconds / (slots x wall seconds) of what this process has run."""
+        trained = sum(e.train_seconds or 0.0 for e in self._dispatch.paid)
+        return trained / (self._dispatch.slots * (time.monotonic() - self._began))
+
+    @property
+    def seconds(self) -> float:
+        """Return how long this process has worked on the run."""
+        return time.monotonic() - self._began
+
+    @property
+    def noise_floor(self) -> NoiseFloor:
+        """Return the noise floor of the last rung."""
+        return self._strategy.noise_floor
+
+    def posterior(self) -> Mapping[str, GenePosterior]:
+        """Return what is believed of every gene that has been told."""
+        return self._strategy.posterior()
+
+    def publish(self) -> None:
+        """Publish the lineage now."""
+        self._publisher.publish(self._posteriors)
+
+    def run(self) -> Confirmation | None:
+        """Run to the end; None if somebody stopped it before."""
+        self._baseline()
+        self._evolve()
+        return None if self._stopping else self._confirm()
+
+    def _baseline(self) -> None:
+        """Score the base on every rung and seed, and the null genes on the last rung; tell the strategy."""
+        self._breeder.know(self._nulls)
+        self._lineage.record_genes(self._nulls, null=True)
+        last = self._target.rungs[-1]
+        base = Genotype()
+        names = [self._dispatch.want(base, rung.name, seed) for rung in self._target.rungs for seed in rung.seeds]
+        names += [self._dispatch.want(base, last.name, seed) for seed in self._strategy.settings.replicate_seeds]
+        names += [
+            self._dispatch.want(Genotype.of([gene.gene_id]), last.name, s) for gene in self._nulls for s in last.seeds
+        ]
+        self._overhead += len(names)
+        ended = self._await(names, "baseline")
+        if ended is None:
+            return
+        if not any(e.score is not None and e.rung == last.name and not e.genotype.genes for e in ended):
+            raise OnlyFailures(self._target.name, ended[-1].status.value, ended[-1].log_tail)
+        self._strategy.observe([e.result for e in ended])
+
+    def _evolve(self) -> None:
+        """Ask, breed, climb and tell until the births or a budget are used up."""
+        while not self._stopping:
+            while self._dispatch.hungry and self._may_ask():
+                self._start()
+            if not self._climbers:
+                return
+            self._collect("births")
+            self._advance()
+
+    def _confirm(self) -> Confirmation | None:
+        """Score champion and base on fresh seeds and the lockbox split; None if stopped before it was done."""
+        champion = self._strategy.champion()
+        if not champion.genes:
+            return Confirmation(champion, None, 0)
+        last = self._target.rungs[-1].name
+        seeds = range(CONFIRM_SEED, CONFIRM_SEED + self._limits.confirm_seeds)
+        arms = (champion, Genotype())
+        names = [self._dispatch.want(arm, last, seed, "lockbox", use_cache=False) for seed in seeds for arm in arms]
+        ended = self._await(names, "confirm")
+        if ended is None:
+            return None
+        ours, theirs = ({e.seed: e.score for e in ended if e.genotype == arm and e.score is not None} for arm in arms)
+        both = len(ours.keys() & theirs.keys())
+        return Confirmation(champion, paired(ours, theirs) if both > 1 else None, len(ended))
+
+    # births
+
+    def _may_ask(self) -> bool:
+        birth = len(self._reserved)
+        if self._stopping or birth >= self._limits.births or birth - self._strategy.settings.lag >= len(self._spent):
+            return False
+        return self._in_time() and self._affordable(birth)
+
+    def _in_time(self) -> bool:
+        hours = self._limits.hours
+        return hours is None or time.monotonic() - self._began < 3600 * hours
+
+    def _affordable(self, birth: int) -> bool:
+        """Judge the evaluation budget by what birth `birth` may know, and so alike at any number of workers.
+
+        Births up to birth - lag count as what they cost, later ones as the most they can cost. When that is too much,
+        the answer is no until every birth has been told, and then it is by what all of them cost.
+        """
+        if self._limits.evaluations is None:
+            return True
+        seen = max(0, birth - self._strategy.settings.lag + 1) if self._climbers else birth
+        committed = sum(self._spent[:seen]) + sum(self._reserved[seen:])
+        return self._overhead + committed + self._strategy.largest_climb <= self._limits.evaluations
+
+    def _start(self) -> None:
+        mating = self._strategy.ask()
+        brood = self._breeder.breed(mating)
+        if brood is None:
+            mating = self._strategy.deal_instead(mating.birth)
+            brood = self._breeder.breed(mating)
+        assert brood is not None, "genes that are dealt need no breeding"
+        self._lineage.record_brood(brood)
+        self._strategy.born(brood)
+        self._reserved.append(sum(len(step.seeds) for step in mating.climb))
+        self._climbers[mating.birth] = climber = _Climber(mating, brood.child)
+        self._climb(climber)
+
+    def _climb(self, climber: _Climber) -> bool:
+        """Send a climber to its next step; return False if it has none left."""
+        climber.step = next_step(climber.mating.climb, [e.result for e in climber.ended], self._target.metric.direction)
+        if climber.step is None:
+            return False
+        genotype = climber.child.genotype
+        climber.wanted = tuple(self._dispatch.want(genotype, climber.step.rung, s) for s in climber.step.seeds)
+        return True
+
+    def _advance(self) -> None:
+        """Move every climber whose step has ended, and tell finished births in birth order."""
+        for climber in self._climbers.values():
+            while climber.step is not None and (ended := self._dispatch.results(climber.wanted)) is not None:
+                climber.ended.extend(ended)
+                self._climb(climber)
+        while (first := self._climbers.get(len(self._spent))) is not None and first.step is None:
+            self._strategy.tell(first.mating.birth, tuple(e.result for e in first.ended))
+            self._spent.append(len(first.ended))
+            del self._climbers[first.mating.birth]
+
+    # waiting, publishing, watching
+
+    def _await(self, names: list[str], phase: str) -> tuple[Evaluation, ...] | None:
+        while (ended := self._dispatch.results(names)) is None and not self._stopping:
+            self._collect(phase)
+        return ended
+
+    def _collect(self, phase: str) -> None:
+        """Wait for results, record them, publish the lineage when it is time, and tell whoever watches."""
+        if not self._dispatch.idle:
+            self._dispatch.wait(TICK_S)
+        self._publisher.maybe(self._posteriors)
+        self._watch(self._progress(phase))
+
+    def _progress(self, phase: str) -> Progress:
+        finished = self._dispatch.finished
+        failures = sum(e.score is None for e in finished)
+        floor, best = self._strategy.noise_floor.baseline, self._best()
+        return Progress(phase, len(self._spent), self._limits.births, len(finished), failures, floor, *best)
+
+    def _best(self) -> tuple[int, float]:
+        """Return size and shrunken gain of the champion, worked out once for each told birth."""
+        if self._best_at[0] != len(self._spent):
+            champion, gain = self._strategy.champion(), self._strategy.champion_gain()
+            self._best_at = (len(self._spent), len(champion.genes), gain.mean)
+        return self._best_at[1:]
+
+    def _posteriors(self) -> Iterator[Posterior]:
+        rung = self._target.rungs[-1].name
+        for gene, held in self._strategy.posterior().items():
+            yield Posterior(rung, gene, held.mean, held.sd, held.p_positive, held.n, held.state.value)

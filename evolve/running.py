@@ -1,0 +1,81 @@
+"""Working on a run from where it stands to its end, or until somebody stops it, and what to say then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from evolve.engine import Confirmation, Progress
+from evolve.run_directory import RunDirectory
+from evolve.session import Session, open_session
+from evolve.summary import champion_lines, diff_lines, next_lines, noise_lines, tally
+
+
+class Watch(Protocol):
+    """Whoever watches a run."""
+
+    def show(self, progress: Progress) -> None:
+        """Be told where the run stands."""
+        ...
+
+    def say(self, line: str) -> None:
+        """Be told one line that should stay."""
+        ...
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What a command prints at the end of its work, and its exit code."""
+
+    lines: tuple[str, ...]
+    code: int = 0
+
+
+def work(
+    run: RunDirectory,
+    watcher: Callable[[], AbstractContextManager[Watch]],
+    arm_stop: Callable[[Callable[[], None]], None],
+    caches: Path,
+) -> Ending:
+    """Work on a run; `arm_stop` is handed the call that ends it early and in order."""
+    with watcher() as watch, open_session(run, watch.show, watch.say, caches) as session:
+        arm_stop(session.engine.stop)
+        confirmation = _to_the_end(session)
+        if confirmation is None:
+            return Ending((*_closing(session), f"stopped       continue with: evolve resume {run.shown}"))
+        best = confirmation.champion.genes[0] if confirmation.champion.genes else None
+        return Ending((*_closing(session), *_found(session, confirmation), *next_lines(run.shown, best)))
+
+
+def _to_the_end(session: Session) -> Confirmation | None:
+    """Run the engine; whatever happens, the lineage says how it ended and is published."""
+    status = "failed"
+    session.lineage.set_status("running")
+    try:
+        confirmation = session.engine.run()
+        status = "stopped" if confirmation is None else "finished"
+        return confirmation
+    finally:
+        session.lineage.set_status(status)
+        session.engine.publish()
+
+
+def _closing(session: Session) -> list[str]:
+    engine, metric = session.engine, session.target.metric
+    return [
+        *tally(engine.finished, session.workers, engine.seconds, engine.training_share),
+        *noise_lines(engine.noise_floor, metric.name),
+    ]
+
+
+def _found(session: Session, confirmation: Confirmation) -> list[str]:
+    if not session.breeds:
+        return []
+    metric, genes = session.target.metric, session.genes
+    return [
+        *champion_lines(confirmation, genes, session.engine.posterior(), metric.name, metric.direction),
+        *diff_lines(confirmation, session.lineage.base, genes),
+    ]

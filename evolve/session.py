@@ -1,0 +1,131 @@
+"""A session: the parts of a run put together from its run directory, and taken apart again at the end."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from collections.abc import Callable, Generator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from evolve.breeding import Breeder
+from evolve.dispatch import Dispatch
+from evolve.engine import Engine, Limits, Progress
+from evolve.lineage import Lineage
+from evolve.records import Run
+from evolve.run_directory import RunDirectory, new_run
+from evolve.runlock import RunLock
+from evolve.settings import RunSettings, read_run_toml, resolve, write_run_toml
+from evolve.target_files import load_target, skip_flags, target_path
+from fitness.cache import Cache
+from fitness.pool import LocalPool
+from fitness.prepare import prepare
+from fitness.target import Target
+from fitness.workspace import read_base, snapshot
+from population.genes import Gene
+from population.knobs import find_knobs, null_genes
+from population.strategy import RungInfo, Strategy, StrategySettings
+
+REPLICATE_SEED = 1_000  # replicates count up from here, confirmation from engine.CONFIRM_SEED
+
+
+def create(settings: RunSettings, wanted: Path | None) -> RunDirectory:
+    """Make a run directory that holds all a run needs: settings, target, base and an empty lineage."""
+    settings, target = resolve(settings)
+    run = new_run(wanted, target.name)
+    run.target.write_bytes(target_path(settings.target).read_bytes())
+    snapshot(target, run.base)
+    described = Run(
+        run_id=run.path.name,
+        target=target.name,
+        metric=target.metric.name,
+        direction=target.metric.direction,
+        rungs=tuple(rung.name for rung in target.rungs),
+        config=asdict(settings),
+        seed=settings.seed,
+        git_commit=_git_commit(target.root),
+        machine=_machine(),
+    )
+    Lineage.create(run.path, described, read_base(run.base, target.editable)).close()
+    write_run_toml(run.settings, settings)
+    return run
+
+
+@dataclass(frozen=True)
+class Session:
+    """A run that is open for work."""
+
+    engine: Engine
+    lineage: Lineage
+    target: Target
+    genes: Mapping[str, Gene]  # every gene of the run, growing
+    workers: int
+    breeds: bool  # False: only the base is scored
+
+
+@contextmanager
+def open_session(
+    run: RunDirectory, show: Callable[[Progress], None], say: Callable[[str], None], caches: Path
+) -> Generator[Session]:
+    """Open a run for work: lock it, prepare its data, start its executor; close everything at the end."""
+    settings = read_run_toml(run.settings)
+    target = load_target(run.target, settings.preset, settings.variables, root=run.base)
+    workers = settings.workers or 1
+    with ExitStack() as stack:
+        stack.enter_context(RunLock(run.path))
+        lineage = stack.enter_context(Lineage.open(run.path))
+        say(_described(settings, target, workers))
+        data = prepare(target, run.base, caches / "data")
+        pool = LocalPool(target, run.path, run.base, data, workers, Cache(caches / "scores"))
+        stack.callback(pool.close)
+        knobs = find_knobs(lineage.base, skip_flags(target))
+        breeder = Breeder(lineage.run_id, lineage.base, knobs)
+        dispatch = Dispatch(lineage.run_id, lineage.base, breeder.genes, pool, lineage)
+        nulls = null_genes(lineage.base, knobs, settings.null_genes)
+        engine = Engine(target, _strategy(settings, target), breeder, dispatch, lineage, nulls, _limits(settings), show)
+        yield Session(engine, lineage, target, breeder.genes, workers, settings.generations > 0)
+
+
+def _described(settings: RunSettings, target: Target, workers: int) -> str:
+    preset = f" preset {settings.preset}," if settings.preset else ""
+    ladder = " < ".join(f"{rung.name} ({len(rung.seeds)} seeds)" for rung in target.rungs)
+    return (
+        f"target        {target.name},{preset} rungs {ladder}, {workers} workers\n"
+        f"breeding      {settings.operator}: knob, recombine and drop; no model is asked\n"
+        "sandbox       none: children get an empty environment, a time limit and a memory limit"
+    )
+
+
+def _strategy(settings: RunSettings, target: Target) -> Strategy:
+    rungs = [RungInfo(rung.name, rung.seeds) for rung in target.rungs]
+    return Strategy(_strategy_settings(settings), rungs, target.metric.direction, settings.seed)
+
+
+def _strategy_settings(settings: RunSettings) -> StrategySettings:
+    return StrategySettings(
+        offspring=settings.offspring,
+        population=settings.population,
+        lag=settings.lag,
+        replicate_seeds=tuple(range(REPLICATE_SEED, REPLICATE_SEED + settings.replicate_seeds)),
+    )
+
+
+def _limits(settings: RunSettings) -> Limits:
+    births = settings.generations * settings.offspring + 1  # birth 0 is the base itself
+    return Limits(births, settings.offspring, settings.max_evaluations, settings.max_hours, settings.confirm_seeds)
+
+
+def cache_root() -> Path:
+    """Return the user's cache folder for prepared data and scores."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "evolve"
+
+
+def _git_commit(root: Path) -> str | None:
+    asked = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return asked.stdout.strip() or None
+
+
+def _machine() -> str:
+    return f"{platform.node()}: {platform.machine()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}"

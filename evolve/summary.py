@@ -1,0 +1,95 @@
+"""What a run says at its end: noise floor, best patch set with its effect, what to try next. Only text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from evolve.engine import Confirmation
+from fitness.evaluation import Evaluation
+from population.belief import GenePosterior
+from population.contrasts import Contrast, NoiseFloor, Spread
+from population.genes import BaseTree, Gene, render_diff
+from population.individuals import Status
+
+
+def tally(evaluations: Iterable[Evaluation], slots: int, seconds: float, share: float) -> list[str]:
+    """Return how many evaluations ended how, and what this process spent: `share` of slots x seconds was training."""
+    ended = list(evaluations)
+    counts = {status: sum(e.status is status for e in ended) for status in Status}
+    endings = ", ".join(f"{n} {status.value}" for status, n in counts.items() if n)
+    cached = sum(e.source_evaluation_id is not None for e in ended)
+    served = f", {cached} of them from the cache" if cached else ""
+    return [
+        f"evaluations   {len(ended)} ({endings}{served})",
+        f"time          {seconds:.0f} s with {slots} workers, {share:.0%} of it training",
+    ]
+
+
+def next_lines(run: str, best: str | None) -> list[str]:
+    """Return the commands to try next."""
+    look = [f"evolve genes {run}", f'evolve sql --run {run} "FROM leaderboard LIMIT 5"', f"evolve status {run} --json"]
+    if best:
+        look.append(f"evolve show {best} --run {run}")
+    return ["next          " + look[0], *(f"              {command}" for command in look[1:])]
+
+
+def noise_lines(floor: NoiseFloor, metric: str) -> list[str]:
+    """Return the noise floor, each number with its n and its 95 % interval."""
+    lines = [f"noise floor   {_spread('seed sd, the base over seeds', floor.baseline, metric)}"]
+    lines.append(f"              {_spread('paired sd, null genes', floor.null, metric)}")
+    return lines
+
+
+def champion_lines(
+    confirmation: Confirmation,
+    genes: Mapping[str, Gene],
+    posterior: Mapping[str, GenePosterior],
+    metric: str,
+    direction: str,
+) -> list[str]:
+    """Return the champion's genes with their posterior gain, its confirmed effect, and what that allows one to say."""
+    carried = [genes[name] for name in confirmation.champion.genes]
+    if not carried:
+        return ["best          the base: no patch set was believed better, nothing beat the noise"]
+    lines = [f"best          {len(carried)} gene{'s' * (len(carried) > 1)}"]
+    for gene in sorted(carried, key=lambda gene: -posterior[gene.gene_id].mean):
+        held = posterior[gene.gene_id]
+        lines.append(
+            f"              {gene.gene_id[:8]}  {gene.title}  (gain {held.mean:+.4f} +- {held.sd:.4f}, n={held.n})"
+        )
+    return [*lines, *_confirmed(confirmation, metric, direction)]
+
+
+def _confirmed(confirmation: Confirmation, metric: str, direction: str) -> list[str]:
+    contrast = confirmation.contrast
+    if contrast is None:
+        return ["confirmation  failed: fewer than two of its seeds could be scored, so nothing beat the noise"]
+    effect = f"{contrast.estimate:+.4f} {metric}, 95 % interval {contrast.ci_low:+.4f} to {contrast.ci_high:+.4f}"
+    return [
+        f"effect        {effect} (best minus base, {contrast.n} fresh seeds,",
+        f"              lockbox windows: {confirmation.lockbox_uses} uses)",
+        f"verdict       {verdict(contrast, direction)}",
+    ]
+
+
+def verdict(contrast: Contrast, direction: str) -> str:
+    """Return what a confirmed contrast allows one to say, by its own interval."""
+    low, high = (
+        (contrast.ci_low, contrast.ci_high) if direction == "maximize" else (-contrast.ci_high, -contrast.ci_low)
+    )
+    if low > 0:
+        return "an improvement: the interval excludes zero on seeds and text the search never saw"
+    if high < 0:
+        return "worse than the base on fresh seeds: the search was fooled, nothing beat the noise"
+    return "nothing beat the noise: the interval on fresh seeds includes zero"
+
+
+def diff_lines(confirmation: Confirmation, base: BaseTree, genes: Mapping[str, Gene]) -> list[str]:
+    """Return the champion as a unified diff against the base."""
+    return render_diff(base, [genes[name] for name in confirmation.champion.genes]).splitlines()
+
+
+def _spread(what: str, spread: Spread | None, metric: str) -> str:
+    if spread is None:
+        return f"{what}: not measured"
+    return f"{what}: {spread.sd:.4f} {metric} (n={spread.n}, 95 % interval {spread.sd_low:.4f} to {spread.sd_high:.4f})"
