@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import duckdb
 
@@ -298,20 +298,30 @@ class Lineage:
         return datetime.fromtimestamp(self._clock(), UTC).replace(tzinfo=None)
 
 
+class Reader:
+    """Answers SQL from a published lineage."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+        self._connection = connection
+
+    def dicts(self, sql: str, values: Sequence[object] = ()) -> list[dict[str, Any]]:
+        """Return a dict for each row, fit for JSON: times are text."""
+        cursor = self._connection.execute(sql, values)
+        names = [column[0] for column in cursor.description]
+        return [dict(zip(names, map(_sayable, row), strict=True)) for row in cursor.fetchall()]
+
+
 @contextmanager
-def read(run_dir: Path) -> Generator[duckdb.DuckDBPyConnection]:
-    """Open the published lineage of a run read-only."""
-    path = run_dir / PUBLISHED
-    if not path.is_file():
-        raise NoLineage(path)
-    with duckdb.connect(path, read_only=True) as connection:
-        yield connection
+def read(run_dir: Path) -> Generator[Reader]:
+    """Open the published lineage of a run, for the project's own questions."""
+    with _published(run_dir) as connection:
+        yield Reader(connection)
 
 
 @contextmanager
 def ask(run_dir: Path, sql: str, writable: Path) -> Generator[duckdb.DuckDBPyRelation]:
     """Put a person's question to the published lineage: one statement that reads, and no file but `writable`."""
-    with read(run_dir) as connection:
+    with _published(run_dir) as connection:
         connection.execute("SET allowed_paths = ?", [[str(writable)]])
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
@@ -319,6 +329,10 @@ def ask(run_dir: Path, sql: str, writable: Path) -> Generator[duckdb.DuckDBPyRel
             yield _relation(connection, sql)
         except duckdb.Error as error:
             raise BadQuery(_sentence(str(error))) from error
+
+
+def _sayable(value: object) -> object:
+    return str(value) if isinstance(value, datetime) else value
 
 
 def _relation(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.DuckDBPyRelation:
@@ -334,6 +348,13 @@ def _relation(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.DuckDBP
 def _sentence(error: str) -> str:
     """Return an error as one line, without the picture of where in the SQL it happened or where in Python."""
     return " ".join(error.split("\n\nLINE ")[0].split("Traceback ")[0].split())
+
+
+def _published(run_dir: Path) -> duckdb.DuckDBPyConnection:
+    path = run_dir / PUBLISHED
+    if not path.is_file():
+        raise NoLineage(path)
+    return duckdb.connect(path, read_only=True)
 
 
 def _connect(path: Path) -> duckdb.DuckDBPyConnection:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
 from evolve.records import Effect, LlmCall
 from fitness.evaluation import Evaluation, Point
-from population.genes import BaseTree, Category, Edit, Gene, Origin
+from population.genes import BaseTree, Category, Edit, Gene, Origin, lines_changed, render_diff
 from population.individuals import Genotype, Individual, Operator, Status
 
 Row = tuple[Any, ...]
@@ -26,11 +25,9 @@ EVALUATION = (
 
 def gene_row(gene: Gene, base: BaseTree) -> Row:
     """Return the columns GENE, then the gene's diff and the lines it adds and removes."""
-    diff = _diff(gene, base)
-    lines = [line for line in diff.splitlines() if not line.startswith(("+++", "---"))]
-    counts = (sum(line.startswith(sign) for line in lines) for sign in "+-")
+    changes = (render_diff(base, [gene]), *lines_changed(base, gene))
     words = (plain(gene.title), plain(gene.hypothesis))
-    return (gene.gene_id, *words, gene.category.value, gene.origin.value, gene.allele_of, diff, *counts)
+    return (gene.gene_id, *words, gene.category.value, gene.origin.value, gene.allele_of, *changes)
 
 
 def edit_rows(gene: Gene, base: BaseTree) -> list[Row]:
@@ -111,19 +108,3 @@ def _edit_row(gene_id: str, edit: Edit, text: str, position: int) -> Row:
     last = first + text.count("\n", edit.start, max(edit.start, edit.end - 1))
     lines = (gene_id, kind, edit.path, first, last)
     return (*lines, text[edit.start : edit.end], edit.replacement, edit.start, edit.end, position)
-
-
-def _diff(gene: Gene, base: BaseTree) -> str:
-    paths = sorted({edit.path for edit in gene.edits})
-    return "".join(_file_diff(path, base.files[path], _patched(gene, path, base.files[path])) for path in paths)
-
-
-def _patched(gene: Gene, path: str, text: str) -> str:
-    for edit in sorted((edit for edit in gene.edits if edit.path == path), reverse=True):
-        text = text[: edit.start] + edit.replacement + text[edit.end :]
-    return text
-
-
-def _file_diff(path: str, before: str, after: str) -> str:
-    lines = (before.splitlines(keepends=True), after.splitlines(keepends=True))
-    return "".join(difflib.unified_diff(*lines, f"a/{path}", f"b/{path}"))

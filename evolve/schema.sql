@@ -115,7 +115,8 @@ CREATE TABLE evaluations (             -- one patch set, one rung, one seed, one
     started_unix DOUBLE NOT NULL,      -- when it began, unix seconds, exact
     log_tail VARCHAR NOT NULL,         -- last lines of its log
     started_at TIMESTAMP GENERATED ALWAYS AS (make_timestamp((started_unix * 1e6)::BIGINT)) VIRTUAL, -- when it began
-    CHECK ((score IS NOT NULL) = (status = 'ok'))
+    CHECK ((score IS NOT NULL) = (status = 'ok')),
+    CHECK (isfinite(score))
 );
 
 CREATE TABLE curves (                  -- training curves, at most 200 points an evaluation
