@@ -1,0 +1,331 @@
+"""Pretraining: how long, how fast, in which order of magnitude, and the loop itself.
+
+    python -m nanochat.base_train --depth 4 --aspect-ratio 32 --head-dim 32 --max-seq-len 128 --num-iterations 200 --out DIR
+
+Without `--data` it prepares a small corpus in the user's cache folder. With the environment variable EVOLVE_CHANNEL the
+tokens come from a feeder through that socket, and the working directory receives what `--out` would: `events.jsonl`
+and `checkpoint.safetensors`. Exit code 3: the loss was not finite, and the last event says at which step.
+"""
+
+import argparse
+import json
+import math
+import os
+import resource
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from nanochat import gpt
+from nanochat.common import pick_device, set_up_threads
+from nanochat.dataloader import next_batch, open_feed
+from nanochat.loss_eval import evaluate, load_windows
+from nanochat.optim import MuonAdamW
+
+EXIT_DIVERGED = 3
+CURVE_POINTS = 190 # lines of events.jsonl, about
+
+REFERENCE_DEPTH = 12
+REFERENCE_BATCH_TOKENS = 2**19
+REFERENCE_DIM = 768
+BATCH_EXPONENT = 0.383 # arXiv 2505.13738
+RESID_LR_FACTOR = 0.01
+X0_BETA1 = 0.96
+X0_BETA2 = 0.95
+ADAM_EPS = 1e-10
+ADAM_WEIGHT_DECAY = 0.0
+MUON_BETA2 = 0.95
+MUON_MOMENTUM_START = 0.85
+MUON_MOMENTUM_END = 0.95
+MUON_MOMENTUM_STEPS = 300
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(prog="python -m nanochat.base_train", description="Pretrain a model.")
+    add = parser.add_argument
+    # Scale
+    add("--depth", type=int, default=12, help="layers; the one dial of model size")
+    add("--aspect-ratio", type=int, default=64, help="model_dim = depth * aspect ratio, rounded up to whole heads")
+    add("--head-dim", type=int, default=128, help="channels of one head")
+    add("--max-seq-len", type=int, default=2048, help="tokens of one row")
+    add("--device-batch-size", type=int, default=32, help="rows of one forward pass")
+    add("--total-batch-size", type=int, default=-1, help="tokens of one step; -1: the rule")
+    add("--num-iterations", type=int, default=-1, help="steps; comes before every other horizon")
+    add("--target-flops", type=float, default=-1.0, help="horizon in training FLOPs")
+    add("--time-budget", type=float, default=-1.0, help="horizon in seconds, from the end of the first step")
+    add("--device-type", default="", help="cuda or cpu; empty: what there is")
+    add("--seed", type=int, default=0, help="moves initialisation and order of data")
+    add("--lr-scale", type=float, default=-1.0, help="learning rates times this; -1: the rule sqrt(batch / 2**19)")
+    add("--matrix-lr-scale", type=float, default=1.0, help="Muon's learning rate times this, on top of --lr-scale")
+    add("--decay-scale", type=float, default=-1.0, help="Muon's weight decay times this; -1: the rule")
+    # Recipe
+    add("--window-pattern", default="SSSL", help="tiled over the layers: L sees all, S half the row")
+    add("--target-param-data-ratio", type=float, default=10.5, help="horizon in tokens per scaling parameter")
+    add("--embedding-lr", type=float, default=0.3, help="of token and value embeddings")
+    add("--unembedding-lr", type=float, default=0.004, help="of lm_head")
+    add("--matrix-lr", type=float, default=0.02, help="of Muon")
+    add("--scalar-lr", type=float, default=0.5, help="of x0 lambdas; a hundredth of it for resid lambdas")
+    add("--weight-decay", type=float, default=0.2, help="of Muon")
+    add("--adam-beta1", type=float, default=0.8, help="decay of AdamW's first moment")
+    add("--adam-beta2", type=float, default=0.95, help="decay of AdamW's second moment")
+    add("--warmup-ratio", type=float, default=0.0, help="part of the run in which the learning rate rises")
+    add("--warmdown-ratio", type=float, default=0.5, help="part of the run in which the learning rate falls")
+    add("--final-lr-frac", type=float, default=0.0, help="where it falls to")
+    # Data, evaluation, output
+    add("--data", help="folder written by nanochat.dataset; default: prepare one in the user's cache folder")
+    add("--out", help="folder for events.jsonl and checkpoint.safetensors")
+    add("--eval-every", type=int, default=250, help="steps between evaluations; -1: only at the end")
+    add("--eval-tokens", type=int, default=10485760, help="validation tokens of one evaluation, at most")
+    return parser.parse_args(argv)
+
+
+# -----------------------------------------------------------------------------
+# Sizes and rules. At depth 12 every factor is exactly 1.
+
+def model_config(args, depth, vocab_size):
+    n_head = math.ceil(args.aspect_ratio * depth / args.head_dim)
+    dim = n_head * args.head_dim
+    return gpt.GPTConfig(args.max_seq_len, vocab_size, depth, n_head, n_head, dim, args.window_pattern)
+
+
+def scaling_parameters(config):
+    """Count the parameters that scaling laws count, without allocating any."""
+    with torch.device("meta"):
+        return gpt.GPT(config).parameter_counts()["scaling"]
+
+
+def batch_rule(horizon_ratio):
+    """Return tokens of a step for a horizon that is this many times depth 12's: a power of two."""
+    return 2 ** round(math.log2(REFERENCE_BATCH_TOKENS * horizon_ratio**BATCH_EXPONENT))
+
+
+@dataclass(frozen=True)
+class Plan:
+    batch_tokens: int
+    num_iterations: int # 0: until the time is over
+    lr_scale: float
+    decay_scale: float
+
+
+def horizon(args, model, batch_tokens, target_tokens, budget):
+    """Return the number of steps: iterations, FLOPs, seconds (0), the feeder's tokens, the parameter-data ratio."""
+    if args.num_iterations > 0:
+        return args.num_iterations
+    if args.target_flops > 0:
+        return round(args.target_flops / (model.flops_per_token() * batch_tokens))
+    if args.time_budget > 0:
+        return 0
+    return int((budget or target_tokens) // batch_tokens)
+
+
+def make_plan(args, model, budget=None):
+    """Return batch, horizon and the factors on learning rate and decay; `budget`: tokens that the feeder will give."""
+    reference = scaling_parameters(model_config(args, REFERENCE_DEPTH, model.config.vocab_size))
+    ratio = model.parameter_counts()["scaling"] / reference # of horizons D / D_d12
+    batch_tokens = args.total_batch_size if args.total_batch_size > 0 else batch_rule(ratio)
+    target_tokens = args.target_param_data_ratio * ratio * reference
+    batch_factor = (batch_tokens / REFERENCE_BATCH_TOKENS) ** 0.5
+    return Plan(
+        batch_tokens,
+        horizon(args, model, batch_tokens, target_tokens, budget),
+        args.lr_scale if args.lr_scale > 0 else batch_factor,
+        args.decay_scale if args.decay_scale > 0 else batch_factor / ratio,
+    )
+
+
+# -----------------------------------------------------------------------------
+# Optimiser and schedules
+
+def make_optimizer(args, model, plan):
+    kinds = model.parameter_kinds()
+    width_scale = (model.config.n_embd / REFERENCE_DIM) ** -0.5
+    betas = (args.adam_beta1, args.adam_beta2)
+    def adamw(kind, lr, betas=betas):
+        return {"kind": "adamw", "params": kinds[kind], "lr": lr * plan.lr_scale, "betas": betas,
+                "eps": ADAM_EPS, "weight_decay": ADAM_WEIGHT_DECAY}
+    def muon(shape):
+        return {"kind": "muon", "params": [p for p in kinds["matrices"] if p.shape == shape],
+                "lr": args.matrix_lr * args.matrix_lr_scale * plan.lr_scale, "momentum": MUON_MOMENTUM_START,
+                "beta2": MUON_BETA2, "weight_decay": args.weight_decay * plan.decay_scale}
+    groups = [
+        adamw("lm_head", args.unembedding_lr * width_scale),
+        adamw("wte", args.embedding_lr * width_scale),
+        adamw("value_embeds", args.embedding_lr * width_scale),
+        adamw("resid_lambdas", args.scalar_lr * RESID_LR_FACTOR),
+        adamw("x0_lambdas", args.scalar_lr, (X0_BETA1, X0_BETA2)),
+    ] + [muon(shape) for shape in sorted({p.shape for p in kinds["matrices"]})]
+    for group in groups:
+        group["initial_lr"], group["initial_weight_decay"] = group["lr"], group["weight_decay"]
+    return MuonAdamW(groups)
+
+
+def lr_multiplier(args, progress):
+    """Return the schedule's factor at this part of the run, 0 to 1: linear warmup, constant, linear warmdown."""
+    if progress < args.warmup_ratio:
+        return progress / args.warmup_ratio
+    if progress <= 1.0 - args.warmdown_ratio:
+        return 1.0
+    left = (1.0 - progress) / args.warmdown_ratio
+    return left + (1.0 - left) * args.final_lr_frac
+
+
+def muon_momentum(step):
+    part = min(step / MUON_MOMENTUM_STEPS, 1.0)
+    return (1.0 - part) * MUON_MOMENTUM_START + part * MUON_MOMENTUM_END
+
+
+def decay_multiplier(progress):
+    return 1.0 - progress
+
+
+def set_schedules(args, optimizer, step, progress):
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * lr_multiplier(args, progress)
+        if group["kind"] == "muon":
+            group["momentum"] = muon_momentum(step)
+            group["weight_decay"] = group["initial_weight_decay"] * decay_multiplier(progress)
+
+
+# -----------------------------------------------------------------------------
+# Output
+
+class Events:
+    """Lines of events.jsonl, thinned to a few hundred, and the same on the terminal."""
+
+    def __init__(self, folder):
+        self.file = open(folder / "events.jsonl", "w", buffering=1) if folder else None
+        self.slot = -1
+
+    def step(self, progress, step, tokens, seconds, train_loss):
+        slot = int(progress * CURVE_POINTS)
+        if slot > self.slot:
+            self.slot = slot
+            print(f"step {step:6d} | {100 * progress:5.1f} % | {seconds:8.2f} s | loss {train_loss:.4f}", flush=True)
+            self.write({"step": step, "tokens": tokens, "seconds": round(seconds, 4), "train_loss": train_loss})
+
+    def write(self, event):
+        if self.file:
+            self.file.write(json.dumps(event) + "\n")
+
+
+def output_folder(args):
+    """Return the folder to write to, or None."""
+    folder = Path(args.out) if args.out else Path.cwd() if "EVOLVE_CHANNEL" in os.environ else None
+    if folder:
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def peak_memory_bytes(device):
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+# -----------------------------------------------------------------------------
+# The loop
+
+class FeedEnded(Exception):
+    """The feeder has handed out its budget."""
+
+
+class Trainer:
+    def __init__(self, args):
+        torch.manual_seed(args.seed)
+        torch.set_float32_matmul_precision("high")
+        self.args, self.device = args, pick_device(args.device_type)
+        self.feed = open_feed(args.data, args.seed)
+        with self.device:
+            self.raw_model = gpt.GPT(model_config(args, args.depth, self.feed.hello["vocab_size"]))
+        self.raw_model.init_weights(args.seed)
+        self.model = self.raw_model
+        if self.device.type == "cuda":
+            self.raw_model.set_compute_dtype(torch.bfloat16)
+            self.model = torch.compile(self.raw_model, dynamic=False)
+        self.plan = make_plan(args, self.raw_model, self.feed.hello["tokens"])
+        self.optimizer = make_optimizer(args, self.raw_model, self.plan)
+        row_tokens = args.device_batch_size * args.max_seq_len
+        assert self.plan.batch_tokens % row_tokens == 0, f"{self.plan.batch_tokens} tokens are no multiple of {row_tokens}"
+        self.accumulation = self.plan.batch_tokens // row_tokens
+        self.events = Events(output_folder(args))
+
+    def gradients(self):
+        """Accumulate the gradients of one batch; return its mean loss."""
+        losses = []
+        for _ in range(self.accumulation):
+            batch = next_batch(self.feed, self.args.device_batch_size, self.args.max_seq_len, self.device)
+            if batch is None:
+                raise FeedEnded
+            loss = self.model(*batch)
+            (loss / self.accumulation).backward()
+            losses.append(loss.detach())
+        return torch.stack(losses).mean().item()
+
+    def train_step(self, step, progress):
+        """Make one step; return its loss, before which nothing is changed if it is not finite."""
+        loss = self.gradients()
+        if math.isfinite(loss):
+            set_schedules(self.args, self.optimizer, step, progress)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+        return loss
+
+    def progress(self, step, seconds):
+        """Return the part of the run that is over, 0 to 1."""
+        return step / self.plan.num_iterations if self.plan.num_iterations else seconds / self.args.time_budget
+
+    def train(self):
+        """Train to the horizon; return True, or False if the loss was not finite."""
+        step, seconds, started = 0, 0.0, None
+        while (progress := self.progress(step, seconds)) < 1.0:
+            try:
+                loss = self.train_step(step, progress)
+            except FeedEnded:
+                break
+            if not math.isfinite(loss):
+                self.events.write({"status": "diverged", "step": step})
+                return False
+            started = started or time.monotonic() # the first step may compile
+            step, seconds = step + 1, time.monotonic() - started
+            self.events.step(progress, step, step * self.plan.batch_tokens, seconds, loss)
+            if self.args.eval_every > 0 and step % self.args.eval_every == 0:
+                self.validate(step)
+        self.validate(step)
+        return True
+
+    def validate(self, step):
+        """Print bits per byte on the validation split; a candidate under evaluation has none."""
+        if "EVOLVE_CHANNEL" in os.environ:
+            return
+        data = self.feed.data
+        windows, byte_lengths = load_windows(data, "val", self.args.eval_tokens, self.args.max_seq_len)
+        with torch.no_grad():
+            bpb = evaluate(lambda ids: self.raw_model(torch.from_numpy(ids).to(self.device)), windows, byte_lengths)
+        print(f"step {step:6d} | val_bpb {bpb:.6f}", flush=True)
+
+    def save(self):
+        folder = output_folder(self.args)
+        if folder:
+            gpt.save(self.raw_model, folder / "checkpoint.safetensors")
+            self.events.write({
+                "checkpoint": "checkpoint.safetensors", "n_params": self.raw_model.parameter_counts()["total"],
+                "peak_memory_bytes": peak_memory_bytes(self.device),
+            })
+
+
+def main():
+    set_up_threads()
+    trainer = Trainer(parse_args())
+    print(f"{trainer.plan} on {trainer.device}", flush=True)
+    if not trainer.train():
+        print("the loss is not finite: stopped", file=sys.stderr)
+        sys.exit(EXIT_DIVERGED)
+    trainer.save()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""What every process here shares: device, threads, seeds, and framed messages over a socket."""
+
+import hashlib
+import json
+import os
+import socket
+import struct
+from pathlib import Path
+
+import torch
+
+FRAME = struct.Struct(">II")  # bytes of the JSON header, bytes of the payload
+MAX_HEADER_BYTES = 1 << 16
+MAX_PAYLOAD_BYTES = 1 << 28
+
+
+def cache_dir():
+    """Return the user's cache folder for data sets."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nanochat"
+
+
+def set_up_threads():
+    """Use as many threads as OMP_NUM_THREADS says; a process forked from a warm one has not read it yet."""
+    if "OMP_NUM_THREADS" in os.environ:
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+def pick_device(device_type=""):
+    """Return the torch device of this type; the best one there is if the type is empty."""
+    return torch.device(device_type or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def keyed_generator(seed, name, device):
+    """Return a generator that depends on (seed, name) alone, so that no draw depends on what was drawn before."""
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    return torch.Generator(device=device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+# -----------------------------------------------------------------------------
+# Messages: a JSON header and raw bytes, both length-prefixed and bounded. Nothing is ever unpickled.
+
+def channel():
+    """Return the socket that this process was born with, or None."""
+    fd = os.environ.get("EVOLVE_CHANNEL")
+    return socket.socket(fileno=int(fd)) if fd else None
+
+
+def send(sock, header, payload=b"", fds=()):
+    """Send one message; file descriptors travel with its first byte."""
+    head = json.dumps(header).encode()
+    prefix = FRAME.pack(len(head), len(payload)) + head
+    sent = socket.send_fds(sock, [prefix], list(fds)) if fds else 0
+    sock.sendall(prefix[sent:])
+    if payload:
+        sock.sendall(payload)
+
+
+def receive(sock):
+    """Return (header, payload) of the next message, or None when the other end is closed."""
+    prefix = _read(sock, FRAME.size)
+    return None if prefix is None else _rest(sock, prefix)
+
+
+def receive_with_fds(sock, n_fds):
+    """Return (header, payload, fds) of the next message, which carries file descriptors."""
+    prefix, fds, _, _ = socket.recv_fds(sock, FRAME.size, n_fds)
+    assert len(prefix) == FRAME.size and len(fds) == n_fds, "expected a message with file descriptors"
+    return *_rest(sock, prefix), fds
+
+
+def _rest(sock, prefix):
+    n_head, n_payload = FRAME.unpack(prefix)
+    assert n_head <= MAX_HEADER_BYTES and n_payload <= MAX_PAYLOAD_BYTES, "a message is larger than allowed"
+    header, payload = _read(sock, n_head), _read(sock, n_payload)
+    assert header is not None and payload is not None, "the channel was closed inside a message"
+    return json.loads(header), payload
+
+
+def _read(sock, n):
+    """Return exactly n bytes, or None if the other end closes first."""
+    buffer = bytearray(n)
+    view = memoryview(buffer)
+    while view:
+        try:
+            got = sock.recv_into(view)
+        except ConnectionResetError:
+            return None
+        if got == 0:
+            return None
+        view = view[got:]
+    return buffer

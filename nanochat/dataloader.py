@@ -1,0 +1,179 @@
+"""The feeder: training tokens in rows packed "BOS-aligned best fit", in this process or handed through a socket.
+
+    python -m nanochat.dataloader --data DIR --tokens N --seed S
+
+Every row starts with BOS. The largest buffered document that fits goes in; when none fits, one is cropped, and its rest
+goes back to the buffer, so that every token is used. Row i depends on (seed, T, i), not on how many rows a batch has.
+
+Over the channel: first a hello, {vocab_size, bos, dtype, tokens}. Then, for each request {rows, length}, either
+{rows, length} with rows x (length + 1) tokens, or {end: true} when that would exceed the N tokens to be handed out.
+"""
+
+import argparse
+import bisect
+import hashlib
+import json
+import random
+import time
+
+import numpy as np
+import torch
+
+from nanochat.common import channel, receive, send
+from nanochat.dataset import TokenFile, default_data_dir
+
+BUFFER_DOCUMENTS = 256
+MAX_BATCH_TOKENS = 1 << 24
+
+
+class Rows:
+    """An endless stream of packed rows (length + 1,) for one seed and one row length."""
+
+    def __init__(self, tokens, offsets, bos, seed, length):
+        self.tokens, self.offsets, self.bos, self.capacity = tokens, offsets, bos, length + 1
+        key = hashlib.sha256(f"{seed}/{length}".encode()).digest()
+        self.random = random.Random(int.from_bytes(key[:8], "big"))
+        self.upcoming = [] # documents of this epoch still to come, in reverse
+        self.buffer = [] # (length, start) of documents or of their rests, sorted
+        self.ready = [] # rows packed ahead of their request
+        self.size = min(BUFFER_DOCUMENTS, len(offsets) - 1)
+
+    def next_document(self):
+        if not self.upcoming:
+            self.upcoming = list(range(len(self.offsets) - 1))
+            self.random.shuffle(self.upcoming)
+        i = self.upcoming.pop()
+        start, end = int(self.offsets[i]), int(self.offsets[i + 1])
+        return end - start, start
+
+    def take(self, space):
+        """Remove up to `space` tokens of one document from the buffer; return (length, start)."""
+        while len(self.buffer) < self.size:
+            bisect.insort(self.buffer, self.next_document())
+        fitting = bisect.bisect_right(self.buffer, (space, len(self.tokens)))
+        if fitting:
+            return self.buffer.pop(fitting - 1)
+        length, start = self.buffer.pop(self.random.randrange(len(self.buffer)))
+        bisect.insort(self.buffer, (length - space, start + space))
+        return space, start
+
+    def fill(self, row):
+        """Write the next row into `row` (length + 1,)."""
+        position = 0
+        while position < self.capacity:
+            row[position] = self.bos
+            position += 1
+            if position < self.capacity:
+                length, start = self.take(self.capacity - position)
+                row[position:position + length] = self.tokens[start:start + length]
+                position += length
+
+    def prefetch(self, n):
+        """Have n rows ready."""
+        while len(self.ready) < n:
+            row = np.empty(self.capacity, dtype=self.tokens.dtype)
+            self.fill(row)
+            self.ready.append(row)
+
+    def pack(self, n):
+        """Return the next n rows, (n, length + 1)."""
+        self.prefetch(n)
+        batch, self.ready = np.stack(self.ready[:n]), self.ready[n:]
+        return batch
+
+
+class LocalFeed:
+    """Batches of one split, packed in this process. `tokens` bounds what is handed out; None: endless."""
+
+    def __init__(self, data, seed, tokens=None, split="train"):
+        self.data, self.file = data, TokenFile(data, split)
+        manifest = self.file.manifest
+        self.hello = {name: manifest[name] for name in ("vocab_size", "bos", "dtype")} | {"tokens": tokens}
+        self.seed, self.budget, self.handed_out = seed, tokens, 0
+        self.streams = {} # row length -> Rows
+
+    def stream(self, length):
+        if length not in self.streams:
+            self.streams[length] = Rows(self.file.tokens, self.file.offsets, self.hello["bos"], self.seed, length)
+        return self.streams[length]
+
+    def covers(self, rows, length):
+        """Say whether the budget covers one more batch of this shape."""
+        assert rows > 0 and length > 0 and rows * length <= MAX_BATCH_TOKENS, (rows, length)
+        return self.budget is None or self.handed_out + rows * length <= self.budget
+
+    def next(self, rows, length):
+        """Return (rows, length + 1) tokens, or None when the budget does not cover them."""
+        if not self.covers(rows, length):
+            return None
+        self.handed_out += rows * length
+        return self.stream(length).pack(rows)
+
+    def prefetch(self, rows, length):
+        """Pack a batch of this shape ahead of the request for it."""
+        if self.covers(rows, length):
+            self.stream(length).prefetch(rows)
+
+
+class RemoteFeed:
+    """Batches from a feeder process at the other end of the channel."""
+
+    def __init__(self, sock):
+        self.sock = sock
+        self.hello, _ = receive(sock)
+
+    def next(self, rows, length):
+        send(self.sock, {"rows": rows, "length": length})
+        header, payload = receive(self.sock)
+        if header.get("end"):
+            return None
+        return np.frombuffer(payload, dtype=self.hello["dtype"]).reshape(rows, length + 1)
+
+
+def open_feed(data, seed):
+    """Return the feed of this process: the channel's if it has one, else one over `data` (default: embedded corpus)."""
+    sock = channel()
+    return RemoteFeed(sock) if sock else LocalFeed(data or default_data_dir(), seed)
+
+
+def next_batch(feed, rows, length, device):
+    """Return inputs, targets, each (rows, length) int64 on the device, or None when the feed has ended."""
+    batch = feed.next(rows, length)
+    if batch is None:
+        return None
+    ids = torch.from_numpy(batch.astype(np.int64)).to(device, non_blocking=True)
+    return ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+
+
+# -----------------------------------------------------------------------------
+# The feeder as a process
+
+def serve(feed, sock):
+    """Answer requests until the other end closes; return seconds since the first one."""
+    send(sock, feed.hello)
+    started = None
+    while (message := receive(sock)) is not None:
+        started = started or time.monotonic()
+        rows, length = int(message[0]["rows"]), int(message[0]["length"])
+        batch = feed.next(rows, length)
+        if batch is None:
+            send(sock, {"end": True})
+        else:
+            send(sock, {"rows": rows, "length": length}, batch.tobytes())
+            feed.prefetch(rows, length)
+    return time.monotonic() - started if started else 0.0
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="python -m nanochat.dataloader", description="Feed a trainer over EVOLVE_CHANNEL.")
+    parser.add_argument("--data", required=True, help="folder written by nanochat.dataset")
+    parser.add_argument("--tokens", type=int, required=True, help="training tokens to hand out at most")
+    parser.add_argument("--seed", type=int, default=0, help="moves the order of the data")
+    args = parser.parse_args()
+    feed = LocalFeed(args.data, args.seed, args.tokens)
+    seconds = serve(feed, channel())
+    print(json.dumps({"tokens": feed.handed_out, "train_seconds": seconds}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
