@@ -14,7 +14,7 @@ from population.knobs import find_knobs, knob_gene, move
 ROOT = Path(__file__).parents[1]
 RESULT = Path(__file__).parent / "results" / "compose.json"
 GENES = 20
-EDITS = 3
+EDITS = 2
 REPEATS = 500
 
 

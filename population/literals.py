@@ -100,7 +100,9 @@ class _Reader:
                 return Role.FLAG if arg == "default" else None
             case ast.Assign() | ast.AnnAssign() as binding:
                 return None if self._is_state(binding) or self._is_given(binding) else Role.NAMED
-            case ast.arguments() | ast.Dict():
+            case ast.Dict(values=values):
+                return Role.NAMED if node in values else None
+            case ast.arguments():
                 return Role.NAMED
             case ast.BinOp(op=ast.Pow(), left=left) if left is node or _number(node) in ROOTS:
                 return None

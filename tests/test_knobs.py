@@ -2,6 +2,7 @@
 
 import ast
 import random
+import statistics
 
 import pytest
 
@@ -62,6 +63,7 @@ def test_a_number_that_somebody_chose_is_a_knob(text, knobs):
         "MASK = 0xFF",
         "PI = 3.14159265",
         "text = '0.5'",
+        "names = {5: 'five'}",
         "x: Literal[5] = y",
         "add('--n', type=int, nargs=3, choices=[4, 8], default=-1)",
         "total = 0.0\ntotal += y",
@@ -99,6 +101,15 @@ def test_a_name_is_state_only_in_its_own_scope():
 def test_spans_are_characters_whatever_comes_before():
     text = "# é\r\ns = 'é'; lr = -0.02\r\n\r\ndef f(ü, eps=1e-8): pass"
     assert [text[k.start : k.end] for k in find_knobs(base(text))] == ["-0.02", "1e-8"]
+
+
+@pytest.mark.parametrize("module", [ast, random, statistics], ids=lambda module: module.__name__)
+def test_in_a_real_file_each_span_holds_the_value_it_claims(module):
+    with open(module.__file__, encoding="utf-8", newline="") as file:
+        text = file.read()
+    knobs = find_knobs(base(text))
+    assert knobs
+    assert all(ast.literal_eval(text[k.start : k.end]) == ast.literal_eval(k.text) == k.value for k in knobs)
 
 
 def test_files_that_are_not_python_have_no_knobs():
