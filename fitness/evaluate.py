@@ -17,7 +17,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fitness.child import CHANNEL, Spec
@@ -108,6 +108,14 @@ def evaluate(job: Job, bench: Bench, server: ForkServer, gpu: str | None = None)
     finally:
         attempt.tidy()
     return attempt.outcome(trained, ending, started_at, time.monotonic() - began)
+
+
+def note_hit(job: Job, bench: Bench, known: Evaluation) -> None:
+    """Give an evaluation that was found in the cache a directory that says so."""
+    home = bench.home(job.evaluation_id)
+    home.mkdir(parents=True, exist_ok=True)
+    (home / "patch.diff").write_bytes(job.patch.encode())
+    (home / "log.txt").write_text(f"from the cache: evaluation {known.source_evaluation_id}\n")
 
 
 class Attempt:
@@ -210,7 +218,7 @@ class Attempt:
             return Failure(Status.TIMED_OUT, log)
         if events.diverged:
             return Failure(Status.DIVERGED, log, repeatable=True)
-        if not lead.ok and not lead.killed:
+        if not lead.ok and not lead.killed and not feeder_failed:
             return _crash(lead, log)
         if feeder_failed:
             return Failure(Status.CRASHED, f"{log}\nthe feeder failed:\n{self._read_log('feeder.log')}")
@@ -242,7 +250,7 @@ class Attempt:
         if lead.timed_out or (other is not None and other.timed_out):
             return Failure(Status.TIMED_OUT, log)
         if other is not None and not other.ok and not other.killed:
-            return _crash(other, log)
+            return replace(_crash(other, log), repeatable=lead.ok)
         if lead.killed:
             return Failure(Status.CANCELLED, log)
         if told is Status.CRASHED:

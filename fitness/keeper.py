@@ -86,6 +86,7 @@ def keep(spec: Spec, fds: list[int]) -> Callable[[], object]:
         for fd in [writer for _, writer in pipes] + fds[1:]:
             os.close(fd)
         _look_after(spec, pid, {reader: log for (reader, _), log in pipes.items()}, report, started)
+    report.close()  # now, not when it is collected: its number may be the channel's by then
     writers = [writer for _, writer in pipes]
     return become(spec, writers[-1], writers[0], fds[1] if len(fds) > 1 else None)
 

@@ -54,11 +54,19 @@ class ServerClosed(Exception):
     """A child was asked for after close(): the engine is ending."""
 
 
+class KeeperLost(Exception):
+    """A child's keeper died, or its fork server did before it had one: nothing is known about the child."""
+
+
 class Running:
     """A child that runs. Ask for its end exactly once; one that is forgotten is killed."""
 
     def __init__(self, report: socket.socket) -> None:
         self._report = report
+        self._is_killed = False
+
+    def __del__(self) -> None:
+        self._report.close()
 
     def fileno(self) -> int:
         """Return a file descriptor that becomes readable when the child has ended."""
@@ -66,15 +74,21 @@ class Running:
 
     def kill(self) -> None:
         """Begin to kill the child and all its descendants."""
+        self._is_killed = True
         try:
             self._report.shutdown(socket.SHUT_WR)
         except OSError:  # it has ended already
             return
 
     def ended(self) -> Ended:
-        """Wait for the end; by then no descendant is left. OSError if this machine, not the child, failed."""
+        """Wait for the end; by then no descendant is left.
+
+        Raises OSError if this machine failed, KeeperLost if the keeper did.
+        """
         with self._report:
             report = b"".join(iter(lambda: self._report.recv(REPORT_BYTES), b""))
+        if not report and not self._is_killed:
+            raise KeeperLost
         if not report:
             return Ended(code=None, killed=True)
         values = json.loads(report)

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fitness.cache import Cache, cache_key, device_model, fingerprint
-from fitness.evaluate import Bench, Outcome, evaluate
+from fitness.evaluate import Bench, Outcome, evaluate, note_hit
 from fitness.evaluation import Evaluation, Job
-from fitness.launch import ForkServer, ServerClosed
+from fitness.launch import ForkServer, KeeperLost, ServerClosed
 from fitness.mistakes import MachineFailed
 from fitness.target import Target
 from fitness.workspace import read_base
@@ -97,6 +97,8 @@ class LocalPool:
                 return
             except Mistake as mistake:
                 ended = mistake
+            except OSError as error:  # of the cache or the run directory: no candidate was at work
+                ended = MachineFailed(error)
             if not self._closed.is_set():
                 self._ended.put(ended)
 
@@ -106,19 +108,17 @@ class LocalPool:
         key = cache_key(self._fixed, self._bench.target.rung(job.rung), job)
         known = self._cache.load(key, job, time.time())
         if known is not None:
+            note_hit(job, self._bench, known)
             return known
         outcome = self._evaluate(job, gpu)
         if outcome.repeatable and not self._closed.is_set():
-            try:
-                self._cache.store(key, outcome.evaluation)
-            except OSError as error:
-                raise MachineFailed(error) from error
+            self._cache.store(key, outcome.evaluation)
         return outcome.evaluation
 
     def _evaluate(self, job: Job, gpu: str | None) -> Outcome:
         """Evaluate one candidate; the only place of the project where anything at all is caught."""
         try:
-            return evaluate(job, self._bench, self._server, gpu)
+            return self._twice(job, gpu)
         except (Mistake, ServerClosed):
             raise
         except OSError as error:
@@ -127,6 +127,13 @@ class LocalPool:
             return self._broken(job)
         except Exception:  # noqa: BLE001
             return self._broken(job)
+
+    def _twice(self, job: Job, gpu: str | None) -> Outcome:
+        """Evaluate, and once more if the keeper was lost: it may have been an accident or the candidate's doing."""
+        try:
+            return evaluate(job, self._bench, self._server, gpu)
+        except KeeperLost:
+            return evaluate(job, self._bench, self._server, gpu)
 
     def _broken(self, job: Job) -> Outcome:
         """Return an evaluation that says that the engine, not the candidate, went wrong."""

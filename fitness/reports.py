@@ -107,9 +107,11 @@ def read_start(path: Path) -> str:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return ""
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        return ""
     with open(fd, "rb") as file:
-        content = file.read(READ_BYTES) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
-    return content.decode(errors="replace")
+        return file.read(READ_BYTES).decode(errors="replace")
 
 
 def _objects(text: str) -> Iterator[dict[str, object]]:
