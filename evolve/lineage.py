@@ -89,6 +89,7 @@ class Lineage:
         self._connection = connection
         self._clock = clock
         self._in_transaction = False
+        self._known: dict[str, set[str]] = {}  # ids by table
         self._descriptor = os.open(run_dir / ENGINE, os.O_RDONLY)  # closed last: see publish()
 
     @classmethod
@@ -140,7 +141,8 @@ class Lineage:
             self._connection.execute("COMMIT")
         except BaseException:
             self._connection.execute("ROLLBACK")
-            self.__dict__.pop("_genotypes", None)  # it may know what was not recorded after all
+            self._known.clear()  # they may hold what was not recorded after all
+            self.__dict__.pop("_genotypes", None)
             raise
         finally:
             self._in_transaction = False
@@ -150,7 +152,7 @@ class Lineage:
     def record_genes(self, genes: Iterable[Gene], null: bool = False) -> None:
         """Record genes, their edits and what they require; `null` marks genes that measure the noise floor."""
         with self.transaction():
-            new = self._unknown("genes", "gene_id", {gene.gene_id: gene for gene in genes})
+            new = self._new("genes", "gene_id", {gene.gene_id: gene for gene in genes})
             self._insert("genes", [(*gene_row(gene, self.base), self._now(), null) for gene in new])
             self._insert("gene_edits", [row for gene in new for row in edit_rows(gene, self.base)])
             required = [(gene.gene_id, needed, i) for gene in new for i, needed in enumerate(gene.requires)]
@@ -165,7 +167,7 @@ class Lineage:
         """Record a birth; its genes must be recorded already. `tree_id` is the hash of its patched tree."""
         with self.transaction():
             self._record_genotypes({individual.genotype: tree_id})
-            if not self._unknown("individuals", "individual_id", {individual.individual_id: individual}):
+            if not self._new("individuals", "individual_id", {individual.individual_id: individual}):
                 return
             row = (*individual_row(individual), self.run_id, self._now())
             self._insert("individuals", [row], (*INDIVIDUAL, "run_id", "created_at"))
@@ -181,7 +183,7 @@ class Lineage:
     def record_evaluations(self, evaluations: Iterable[Evaluation]) -> None:
         """Record evaluations with their curves, thinned to 200 points."""
         with self.transaction():
-            new = self._unknown("evaluations", "evaluation_id", {e.evaluation_id: e for e in evaluations})
+            new = self._new("evaluations", "evaluation_id", {e.evaluation_id: e for e in evaluations})
             self._record_genotypes(dict.fromkeys(e.genotype for e in new))
             self._insert("evaluations", [(*evaluation_row(e), self.run_id) for e in new], (*EVALUATION, "run_id"))
             self._insert("curves", [row for e in new for row in curve_rows(e)], CURVE)
@@ -271,13 +273,16 @@ class Lineage:
         self._insert("genotype_genes", [(g.genotype_id, gene) for g in new for gene in g.genes])
         self._genotypes.update({g.genotype_id: g for g in new})
 
-    def _unknown(self, table: str, key: str, found: Mapping[str, T]) -> list[T]:
-        sql = f"SELECT {key} FROM {table} WHERE {key} IN (SELECT unnest(?::VARCHAR[]))"
-        known = {name for (name,) in self._rows(sql, [list(found)])}
-        return [value for name, value in found.items() if name not in known]
+    def _new(self, table: str, key: str, found: Mapping[str, T]) -> list[T]:
+        """Return what is not recorded yet; the transaction is about to, so from now on it counts as recorded."""
+        if table not in self._known:
+            self._known[table] = {name for (name,) in self._rows(f"SELECT {key} FROM {table}")}
+        new = {name: value for name, value in found.items() if name not in self._known[table]}
+        self._known[table].update(new)
+        return list(new.values())
 
     def _insert(self, table: str, rows: Sequence[Row], columns: Sequence[str] = (), verb: str = "INSERT") -> None:
-        """Insert rows in one statement, column by column: 70 times as fast as row by row."""
+        """Insert rows in one statement, column by column: sixty times as fast as row by row."""
         if not rows:
             return
         into = f"{table} ({', '.join(columns)})" if columns else table
