@@ -197,8 +197,8 @@ class Attempt:
     # stages
 
     def _train(self) -> tuple[Trained, Failure | None]:
-        candidate = self._spec(self._rung.command, self._work, self._work, "log")
         feeder = self._trusted(self._target.feeder, self._work, "feeder") if self._target.feeder else None
+        candidate = self._candidate(self._rung.command, self._work, "log.txt", joined=feeder is not None)
         lead, other = together(self._server, candidate, feeder, GRACE_S, self._is_fatal("feeder.out"))
         events = read_events(self._work / "events.jsonl")
         report = read_report(self._home / "feeder.out")
@@ -235,8 +235,8 @@ class Attempt:
                     carry(self._work, path, workspace)
             except OutsideWorkspace as error:
                 return Failure(Status.CRASHED, f"the checkpoint can not be read: {error}", repeatable=True)
-            server = self._spec(self._target.server, workspace, workspace, "server")
-        judge = self._trusted(self._target.judge, workspace, "judge")
+            server = self._candidate(self._target.server, workspace, "server.log", joined=True)
+        judge = self._trusted(self._target.judge, workspace, "judge", joined=server is not None)
         lead, other = together(self._server, judge, server, 0.0, lambda ended: not ended.ok)
         return self._verdict(lead, other, read_report(self._home / "judge.out"))
 
@@ -274,34 +274,31 @@ class Attempt:
 
     # processes
 
-    def _trusted(self, command: Sequence[str], workspace: Path, name: str) -> Spec:
-        return self._spec(command, workspace, self._bench.base, name, out=f"{name}.out", spare_s=GRACE_S)
+    def _candidate(self, command: Sequence[str], workspace: Path, log: str, joined: bool) -> Spec:
+        """Return candidate code: in its workspace, with the rung's limits."""
+        memory_gb = self._rung.memory_gb
+        memory_bytes = None if memory_gb is None else int(memory_gb * 2**30)
+        plain = self._spec(command, workspace, workspace, log, joined)
+        return replace(plain, timeout_s=self._rung.timeout_s, memory_bytes=memory_bytes)
 
-    def _spec(
-        self,
-        command: Sequence[str],
-        workspace: Path,
-        cwd: Path,
-        name: str,
-        out: str | None = None,
-        spare_s: float = 0.0,
-    ) -> Spec:
-        rung = self._rung
-        extra = {**rung.env, "EVOLVE_CHANNEL": str(CHANNEL)} if self._has_channel(name) else dict(rung.env)
-        if self._gpu is not None and rung.gpus:
+    def _trusted(self, command: Sequence[str], workspace: Path, name: str, joined: bool = True) -> Spec:
+        """Return trusted code: in the base, with its report kept apart, and a little more time than its partner."""
+        plain = self._spec(command, workspace, self._bench.base, f"{name}.log", joined)
+        return replace(plain, timeout_s=self._rung.timeout_s + GRACE_S, out=str(self._home / f"{name}.out"))
+
+    def _spec(self, command: Sequence[str], workspace: Path, cwd: Path, log: str, joined: bool) -> Spec:
+        extra = dict(self._rung.env)
+        if joined:
+            extra["EVOLVE_CHANNEL"] = str(CHANNEL)
+        if self._gpu is not None and self._rung.gpus:
             extra["CUDA_VISIBLE_DEVICES"] = self._gpu
         return Spec(
-            argv=fill(command, placeholders(self._target, rung, self._job, workspace, self._bench.data)),
+            argv=fill(command, placeholders(self._target, self._rung, self._job, workspace, self._bench.data)),
             cwd=str(cwd),
-            log=str(self._home / ("log.txt" if name == "log" else f"{name}.log")),
-            timeout_s=rung.timeout_s + spare_s,
+            log=str(self._home / log),
+            timeout_s=self._rung.timeout_s,
             env=child_environment(self._server.env, cwd, self._home / "scratch", extra),
-            out=None if out is None else str(self._home / out),
-            memory_bytes=None if rung.memory_gb is None else int(rung.memory_gb * 2**30),
         )
-
-    def _has_channel(self, name: str) -> bool:
-        return bool(self._target.feeder if name in ("log", "feeder") else self._target.server)
 
     def _is_fatal(self, out: str) -> Callable[[Ended], bool]:
         return lambda ended: not ended.ok or told_status(read_report(self._home / out)) not in (None, Status.OK)

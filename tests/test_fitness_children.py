@@ -58,6 +58,12 @@ def test_a_demon_that_called_setsid_and_forked_twice_is_dead_after_the_timeout(
     assert not is_alive(number_in(tmp_path / "demon"))
 
 
+def test_a_chain_of_forks_that_never_stands_still_is_ended(server: ForkServer, tmp_path: Path) -> None:
+    code = "import os\nopen('main', 'w').write(str(os.getpid()))\nwhile True:\n    if os.fork(): os._exit(0)\n"
+    assert server.spawn(spec(server, tmp_path, code)).ended().code == 0
+    assert not is_alive(number_in(tmp_path / "main"))
+
+
 def test_a_demon_does_not_outlive_a_child_that_ended_well(server: ForkServer, tmp_path: Path) -> None:
     ended = server.spawn(spec(server, tmp_path, DEMON)).ended()
     assert ended.code == 0
