@@ -69,7 +69,8 @@ def measure(run_dir: Path) -> dict[str, object]:
     with filled(run_dir) as lineage:
         lineage.publish()
         size = (run_dir / PUBLISHED).stat().st_size
-        commit = milliseconds(lambda k: lineage.record_evaluations([evaluation(EVALUATIONS + k)]))
+        new = [evaluation(EVALUATIONS + k) for k in range(REPEATS)]
+        commit = milliseconds(lambda k: lineage.record_evaluations([new[k]]))
         refresh = milliseconds(lambda k: lineage.record_posteriors(posteriors(k)))
         publish = milliseconds(lambda k: (lineage.record_evaluations([evaluation(10**6 + k)]), lineage.publish()))
         resume = milliseconds(lambda _: (lineage.genes(), lineage.individuals(), lineage.evaluations()), 3)
