@@ -219,7 +219,7 @@ class Belief:
             return State.CORE
         rivals = [other for other in core if self._relations.clash(gene, other)]
         advantage = self.credit.difference((gene,), rivals) if rivals else self.credit.effect(gene)
-        useful = self._rules.useful * self.floor
+        useful = self._rules.useful * self.credit.scales.effect
         return State.RETIRED if advantage.p_above(useful) < self._rules.retire else State.UNDER_TEST
 
 

@@ -23,6 +23,7 @@ Array = NDArray[np.floating[Any]]
 EFFECT_RATIO = (0.05, 1e3)  # bounds of sd(effect) / sd(noise)
 SLOPE_RATIO = (0.01, 1e2)  # bounds of sd(slope) / sd(noise)
 TYPICAL_SLOPE = 0.3  # of an effect; its log has a prior sd of 1, so that few evaluations cannot claim anything
+EFFECT_DOUBT = 1.0  # prior sd of log(sd(effect) / sd(noise)) around zero
 NOISE_WEIGHT = 4.0  # evaluations that the noise known beforehand counts for
 COMPASS = np.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
 SEARCH_STEPS = (1.0, 0.5, 0.25, 0.125)  # in log ratios
@@ -234,7 +235,7 @@ def _cost(design: Design, ratios: Array, noise: float) -> float:
     solved = _solve(design, math.exp(effect), math.exp(slope))
     residual = _profiled_noise(design, solved, noise)
     freedom = _freedom(design) + NOISE_WEIGHT
-    prior = (effect / 2) ** 2 / 2 + (slope - effect - math.log(TYPICAL_SLOPE)) ** 2 / 2
+    prior = (effect / EFFECT_DOUBT) ** 2 / 2 + (slope - effect - math.log(TYPICAL_SLOPE)) ** 2 / 2
     return solved.log_det / 2 + freedom * math.log(residual) + prior
 
 

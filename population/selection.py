@@ -38,7 +38,7 @@ def candidates(gains: Iterable[tuple[Individual, float | None]], margin: float) 
     best = max((c.gain for c in found if c.gain is not None), default=0.0)
     for candidate in found:
         if candidate.gain is not None:
-            behind = (best - candidate.gain) // margin if margin > 0 else 0.0
+            behind = (best - candidate.gain) // margin if margin > 0 else best - candidate.gain
             candidate.fitness.values = (behind, len(candidate.individual.genotype.genes), candidate.gain)
     return found
 
