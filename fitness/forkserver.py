@@ -14,6 +14,7 @@ import select
 import socket
 import sys
 import time
+import weakref
 from collections.abc import Callable, Sequence
 
 from fitness.child import Spec, prctl
@@ -28,6 +29,7 @@ def serve(control_fd: int, preload: Sequence[str]) -> Callable[[], object]:
     control = socket.socket(fileno=control_fd)
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     _answer(control, preload)
+    _forget_finalizers()
     gc.collect()
     gc.freeze()  # children must not touch, and so copy, what is shared
     keepers: set[int] = set()
@@ -59,6 +61,12 @@ def _answer(control: socket.socket, preload: Sequence[str]) -> None:
         control.send(json.dumps({"error": str(error)}).encode())
         sys.exit(1)
     control.send(b"{}")
+
+
+def _forget_finalizers() -> None:
+    """Keep children from taking apart at their exit what they did not make: for torch that is 50 ms a child."""
+    for finalizer in list(weakref.finalize._registry):  # type: ignore[attr-defined]
+        finalizer.atexit = False
 
 
 def _tidy(keepers: set[int]) -> set[int]:
