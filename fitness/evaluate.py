@@ -152,11 +152,11 @@ class Attempt:
 
     def tidy(self) -> None:
         """Put all logs into one, and remove everything but log, events and patch."""
-        (self._home / "events.jsonl").write_text(read_start(self._work / "events.jsonl"))
-        with (self._home / "log.txt").open("a") as log:
+        (self._home / "events.jsonl").write_bytes(read_start(self._work / "events.jsonl").encode())
+        with (self._home / "log.txt").open("ab") as log:
             for name in ("feeder", "server", "judge"):
                 text = self._read_log(f"{name}.log")
-                log.write(f"\n--- {name} ---\n{text}" if text else "")
+                log.write(f"\n--- {name} ---\n{text}".encode() if text else b"")
         for entry in self._home.iterdir():
             if entry.is_dir():
                 remove(entry)
@@ -165,11 +165,8 @@ class Attempt:
 
     def outcome(self, trained: Trained | None, ending: Scored | Failure, started_at: float, wall_s: float) -> Outcome:
         """Return the evaluation."""
-        job, events, score = (
-            self._job,
-            trained.events if trained else Events(),
-            ending if isinstance(ending, Scored) else None,
-        )
+        job, events = self._job, trained.events if trained else Events()
+        score = ending if isinstance(ending, Scored) else None
         evaluation = Evaluation(
             job.evaluation_id,
             job.genotype,

@@ -26,6 +26,7 @@ del sys.path[0]
 fitness.forkserver.serve(int(sys.argv[2]), sys.argv[3:])()"""
 PASSED_ON = ("LD_LIBRARY_PATH", "CUDA_HOME")  # all that children get of the engine's environment
 REPORT_BYTES = 1 << 16
+STOP_S = 10.0  # for a fork server to end, its keepers included
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,11 @@ class ForkServer:
 
     def _stop(self) -> None:
         self._control.close()
-        self._process.wait()
+        try:
+            self._process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
 
 def clean_environment(threads: int) -> dict[str, str]:

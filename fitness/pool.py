@@ -74,9 +74,13 @@ class LocalPool:
         try:
             while True:
                 ended = self._ended.get(block=not found, timeout=timeout_s)
-                if isinstance(ended, Mistake):
+                if isinstance(ended, Evaluation):
+                    found.append(ended)
+                elif found:
+                    self._ended.put(ended)  # for the next call: what ended well is reported first
+                    return found
+                else:
                     raise ended
-                found.append(ended)
         except queue.Empty:
             return found
 

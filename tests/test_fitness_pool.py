@@ -115,6 +115,16 @@ def test_an_unknown_placeholder_stops_the_run_with_one_sentence(tmp_path: Path) 
             executor.wait(10)
 
 
+def test_what_ended_well_is_reported_before_what_stops_the_run(tmp_path: Path) -> None:
+    broken = replace(TINY.rungs[0], name="broken", command=("{nothing}",))
+    with pool(replace(TINY, rungs=(*TINY.rungs, broken)), tmp_path) as executor:
+        executor.submit(job())
+        executor.submit(replace(job(name="e2"), rung="broken"))
+        assert [e.evaluation_id for e in executor.wait(10)] == ["e1"]
+        with pytest.raises(UnknownPlaceholder):
+            executor.wait(10)
+
+
 def test_a_cache_that_can_not_be_written_is_the_machines_failure(tmp_path: Path) -> None:
     with pool(TINY, tmp_path, cache=Path("/dev/full/cache")) as executor:
         executor.submit(job())
