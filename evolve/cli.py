@@ -17,9 +17,7 @@ from evolve.doctor import as_text as doctor_text
 from evolve.doctor import diagnose
 from evolve.errors import OnlyFailures, exit_code
 from evolve.query import FORMATS, run_query
-from evolve.run_directory import find_run
-from evolve.running import Ending, work
-from evolve.session import cache_root, create
+from evolve.run_directory import RunDirectory, cache_root, find_run
 from evolve.settings import RunSettings, apply_sets
 from evolve.target_files import load_target
 from evolve.terminal import Watcher, console, errors, print_genes, print_record, print_status
@@ -86,9 +84,7 @@ def run_command(run_dir: Path | None, sets: tuple[str, ...], workers: str, **giv
       evolve run --target landscape --set instance=7    a synthetic target, seconds
       evolve run --target my.toml --workers 8
     """
-    run = create(_settings(given, workers, sets), run_dir)
-    console.print(f"run           {run.path}")
-    _finish(work(run, Watcher, _stop_on_signal, cache_root()))
+    _work(_created(_settings(given, workers, sets), run_dir))
 
 
 @main.command()
@@ -101,7 +97,7 @@ def resume(run: Path | None) -> None:
       evolve resume
       evolve resume runs/20261122-081500-nanochat
     """
-    _finish(work(find_run(run), Watcher, _stop_on_signal, cache_root()))
+    _work(find_run(run))
 
 
 @main.command()
@@ -121,10 +117,7 @@ def baseline(run_dir: Path | None, sets: tuple[str, ...], seeds: int | None, wor
       evolve baseline --target landscape --seeds 16
     """
     more = (f"replicate_seeds={seeds}",) if seeds is not None else ()
-    settings = _settings({**given, "generations": 0}, workers, (*sets, *more))
-    run = create(settings, run_dir)
-    console.print(f"run           {run.path}")
-    _finish(work(run, Watcher, _stop_on_signal, cache_root()))
+    _work(_created(_settings({**given, "generations": 0}, workers, (*sets, *more)), run_dir))
 
 
 @main.command()
@@ -210,7 +203,18 @@ def _settings(given: dict[str, Any], workers: str, sets: tuple[str, ...]) -> Run
     return apply_sets(settings, sets, load_target(settings.target, settings.preset).variables)
 
 
-def _finish(ending: Ending) -> None:
+def _created(settings: RunSettings, run_dir: Path | None) -> RunDirectory:
+    from evolve.session import create  # not above: scipy takes a second, and most commands do not need it
+
+    return create(settings, run_dir)
+
+
+def _work(run: RunDirectory) -> None:
+    """Work on a run to its end, print what it found, and leave with its exit code."""
+    from evolve.running import work  # not above: see _created
+
+    console.print(f"run           {run.shown}", markup=False)
+    ending = work(run, Watcher, _stop_on_signal, cache_root())
     for line in ending.lines:
         console.print(line, markup=False)
     sys.exit(ending.code)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from evolve.breeding import Breeder
 from evolve.dispatch import Dispatch
@@ -60,12 +61,13 @@ class Progress:
 
 @dataclass(frozen=True)
 class Confirmation:
-    """The champion against the base on seeds and windows that the search never saw."""
+    """The champion against the base on seeds and windows that the search never saw.
+
+    `contrast` is champion minus base in the metric's unit; None if the champion is the base or too few runs succeeded.
+    """
 
     champion: Genotype
-    contrast: (
-        Contrast | None
-    )  # champion minus base, in the metric's unit. None: the champion is the base itself, or too few of its runs succeeded
+    contrast: Contrast | None
     lockbox_uses: int
 
 
@@ -109,7 +111,8 @@ class Engine:
         self._reserved: list[int] = []  # per birth, the most evaluations that its climb can cost
         self._spent: list[int] = []  # per told birth, what it did cost
         self._best_at = (0, 0, 0.0)  # births told, genes of the champion, its gain
-        self._overhead = 2 * limits.confirm_seeds  # evaluations outside births: baseline, null genes, confirmation
+        # evaluations outside births: confirmation and the last replicates, then baseline and null genes
+        self._overhead = 2 * limits.confirm_seeds + len(strategy.settings.replicate_seeds)
 
     def stop(self) -> None:
         """Ask the run to end as soon as it may; called from a signal handler."""
@@ -142,7 +145,7 @@ class Engine:
 
     def publish(self) -> None:
         """Publish the lineage now."""
-        self._publisher.publish(self._posteriors)
+        self._publisher.publish(self._posteriors, self._strategy.champion)
 
     def run(self) -> Confirmation | None:
         """Run to the end; None if somebody stopped it before."""
@@ -155,12 +158,11 @@ class Engine:
         self._breeder.know(self._nulls)
         self._lineage.record_genes(self._nulls, null=True)
         last = self._target.rungs[-1]
-        base = Genotype()
-        names = [self._dispatch.want(base, rung.name, seed) for rung in self._target.rungs for seed in rung.seeds]
-        names += [self._dispatch.want(base, last.name, seed) for seed in self._strategy.settings.replicate_seeds]
-        names += [
-            self._dispatch.want(Genotype.of([gene.gene_id]), last.name, s) for gene in self._nulls for s in last.seeds
-        ]
+        base, want = Genotype(), partial(self._dispatch.want, use_cache=False)
+        names = [want(base, rung.name, seed) for rung in self._target.rungs for seed in rung.seeds]
+        names += [want(base, last.name, seed) for seed in self._strategy.settings.replicate_seeds]
+        nulls = [Genotype.of([gene.gene_id]) for gene in self._nulls]
+        names += [want(null, last.name, seed) for null in nulls for seed in last.seeds]
         self._overhead += len(names)
         ended = self._await(names, "baseline")
         if ended is None:
@@ -170,13 +172,18 @@ class Engine:
         self._strategy.observe([e.result for e in ended])
 
     def _evolve(self) -> None:
-        """Ask, breed, climb and tell until the births or a budget are used up."""
+        """Ask, breed, climb and tell until the births or a budget are used up; then replicate a last challenger."""
         while not self._stopping:
             while self._dispatch.hungry and self._may_ask():
-                self._start()
+                self._start(self._strategy.ask())
             if not self._climbers:
-                return
+                break
             self._collect("births")
+            self._advance()
+        if not self._stopping and (last := self._strategy.closing()):
+            self._start(last)
+        while self._climbers and not self._stopping:
+            self._collect("replicate")
             self._advance()
 
     def _confirm(self) -> Confirmation | None:
@@ -219,8 +226,8 @@ class Engine:
         committed = sum(self._spent[:seen]) + sum(self._reserved[seen:])
         return self._overhead + committed + self._strategy.largest_climb <= self._limits.evaluations
 
-    def _start(self) -> None:
-        mating = self._strategy.ask()
+    def _start(self, mating: Mating) -> None:
+        """Bear the child of a mating and send it up its climb."""
         brood = self._breeder.breed(mating)
         if brood is None:
             mating = self._strategy.deal_instead(mating.birth)
@@ -263,7 +270,7 @@ class Engine:
         """Wait for results, record them, publish the lineage when it is time, and tell whoever watches."""
         if not self._dispatch.idle:
             self._dispatch.wait(TICK_S)
-        self._publisher.maybe(self._posteriors)
+        self._publisher.maybe(self._posteriors, self._strategy.champion)
         self._watch(self._progress(phase))
 
     def _progress(self, phase: str) -> Progress:

@@ -211,6 +211,12 @@ class Lineage:
         """Say where the run stands: running, finished, stopped or failed."""
         self._connection.execute("UPDATE runs SET status = ?", [status])
 
+    def set_champion(self, champion: Genotype) -> None:
+        """Say which genotype is the champion now."""
+        with self.transaction():
+            self._record_genotypes({champion: None})
+            self._connection.execute("UPDATE runs SET champion = ?", [champion.genotype_id])
+
     # reading, for resume
 
     @cached_property
@@ -264,7 +270,7 @@ class Lineage:
     def _record_run(self, run: Run, base: BaseTree) -> None:
         what = (run.target, run.metric, run.direction, base.base_id, json.dumps(dict(run.config), default=str))
         where = (run.seed, run.git_commit, run.machine, run.status, list(run.rungs))
-        self._insert("runs", [(run.run_id, self._now(), *what, *where)])
+        self._insert("runs", [(run.run_id, self._now(), *what, *where, None)])
         self._insert("base_files", sorted(base.files.items()))
 
     def _record_genotypes(self, trees: Mapping[Genotype, str | None]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 
 from evolve.lineage import Lineage
 from evolve.records import Posterior
+from population.individuals import Genotype
 
 EVERY_S = 2.0
 SHARE = 0.02  # of the engine's time, at most
@@ -30,23 +31,24 @@ class Pace:
 
 
 class Publisher:
-    """Refreshes the posteriors of the genes and publishes the lineage, when it is time."""
+    """Refreshes what is believed of genes and champion, and publishes the lineage, when it is time."""
 
     def __init__(self, lineage: Lineage, clock: Callable[[], float] = time.monotonic) -> None:
         self._lineage = lineage
         self._clock = clock
         self._pace = Pace()
 
-    def maybe(self, posteriors: Callable[[], Iterable[Posterior]]) -> bool:
-        """Publish if it is time; return whether it was. `posteriors` is only called then."""
+    def maybe(self, posteriors: Callable[[], Iterable[Posterior]], champion: Callable[[], Genotype]) -> bool:
+        """Publish if it is time; return whether it was. What is believed is only asked for then."""
         due = self._pace.due(self._clock())
         if due:
-            self.publish(posteriors)
+            self.publish(posteriors, champion)
         return due
 
-    def publish(self, posteriors: Callable[[], Iterable[Posterior]]) -> None:
+    def publish(self, posteriors: Callable[[], Iterable[Posterior]], champion: Callable[[], Genotype]) -> None:
         """Publish now: at the end of a run, whatever it costs."""
         began = self._clock()
         self._lineage.record_posteriors(posteriors())
+        self._lineage.set_champion(champion())
         self._lineage.publish()
         self._pace.took(began, self._clock())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -61,6 +62,11 @@ class RunDirectory:
     def lineage(self) -> Path:
         """Return the path of the published, read-only lineage."""
         return self.path / "lineage.duckdb"
+
+
+def cache_root() -> Path:
+    """Return the user's cache folder for prepared data and scores."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "evolve"
 
 
 def new_run(wanted: Path | None, target: str) -> RunDirectory:

@@ -16,7 +16,8 @@ CREATE TABLE runs (                    -- one row: what this run directory is a 
     git_commit VARCHAR,                -- commit of the target's repository, if it is one
     machine VARCHAR,                   -- what it runs on
     status VARCHAR NOT NULL,           -- running, finished, stopped, failed
-    rungs VARCHAR[] NOT NULL           -- names of the rungs, cheapest first; the last one counts
+    rungs VARCHAR[] NOT NULL,          -- names of the rungs, cheapest first; the last one counts
+    champion VARCHAR                   -- the genotype believed best so far, replicated on seeds that did not choose it
 );
 
 CREATE TABLE base_files (              -- the base tree: what edits are spans of

@@ -13,6 +13,7 @@ from pathlib import Path
 from evolve.breeding import Breeder
 from evolve.dispatch import Dispatch
 from evolve.engine import Engine, Limits, Progress
+from evolve.hardware import cuda_gpus
 from evolve.lineage import Lineage
 from evolve.records import Run
 from evolve.run_directory import RunDirectory, new_run
@@ -78,7 +79,7 @@ def open_session(
         lineage = stack.enter_context(Lineage.open(run.path))
         say(_described(settings, target, workers))
         data = prepare(target, run.base, caches / "data")
-        pool = LocalPool(target, run.path, run.base, data, workers, Cache(caches / "scores"))
+        pool = LocalPool(target, run.path, run.base, data, workers, Cache(caches / "scores"), cuda_gpus())
         stack.callback(pool.close)
         knobs = find_knobs(lineage.base, skip_flags(target))
         breeder = Breeder(lineage.run_id, lineage.base, knobs)
@@ -115,11 +116,6 @@ def _strategy_settings(settings: RunSettings) -> StrategySettings:
 def _limits(settings: RunSettings) -> Limits:
     births = settings.generations * settings.offspring + 1  # birth 0 is the base itself
     return Limits(births, settings.offspring, settings.max_evaluations, settings.max_hours, settings.confirm_seeds)
-
-
-def cache_root() -> Path:
-    """Return the user's cache folder for prepared data and scores."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "evolve"
 
 
 def _git_commit(root: Path) -> str | None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from evolve.engine import Progress
 from evolve.query import as_table
+
+if TYPE_CHECKING:  # the engine imports scipy, which takes a second
+    from evolve.engine import Progress
 
 SHOWN = 20  # rows of a part that `show` prints
 

@@ -48,20 +48,10 @@ FROM board WHERE n_genes = 0
 """
 )
 
-# Gains are shrunk as if genotypes differed by as much as seeds do: n / (n + 2) for a difference of two means. Within
-# half a noise floor of the largest, the smaller patch wins. Null genes do not compete.
 BEST = (
     COUNTS
-    + """,
-shrunken AS (
-    SELECT *, gain * gain_n / (gain_n + 2) AS worth FROM board
-    WHERE gain IS NOT NULL AND genotype_id NOT IN (
-        SELECT genotype_id FROM genotype_genes JOIN genes USING (gene_id) WHERE is_null)
-)
-SELECT genotype_id, n_genes, mean, se, gain, gain_se, n FROM shrunken
-WHERE worth >= (SELECT max(worth) FROM shrunken)
-    - coalesce((SELECT sd FROM floors WHERE kind = 'baseline'), 0) / 2
-ORDER BY n_genes, worth DESC, genotype_id LIMIT 1
+    + """
+SELECT genotype_id, n_genes, mean, se, gain, gain_se, n FROM board JOIN runs ON champion = genotype_id
 """
 )
 

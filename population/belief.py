@@ -78,11 +78,14 @@ class Baseline:
         self._floors = {rung: self._floor(rung) for rung in list(self._gains)}
 
     def _floor(self, rung: str) -> NoiseFloor:
-        arms = self._gains[rung]
-        return noise_floor(self.scores(rung), [arms[genes] for genes in arms if genes])
+        arms = {genes: self._scores(gains) for genes, gains in self._gains[rung].items()}
+        return noise_floor(arms.get((), {}), [scores for genes, scores in arms.items() if genes])
+
+    def _scores(self, gains: Mapping[int, float]) -> dict[int, float]:
+        return {seed: self.sign * gain for seed, gain in gains.items()}
 
     def floor(self, rung: str) -> NoiseFloor:
-        """Return the noise floor of a rung."""
+        """Return the noise floor of a rung, in the score's own orientation."""
         return self._floors.get(rung, NoiseFloor(None, None))
 
     def scores(self, rung: str) -> Mapping[int, float]:
@@ -136,14 +139,13 @@ class Evidence:
 
     def rescale(self, start: Scales | None) -> Scales:
         """Return the scales of the credit model, searched from an earlier estimate."""
-        noise = self.noise
-        return estimate(self.design, start or Scales.guess(noise), noise)
+        null = self.baseline.floor(self.rung).null
+        return estimate(self.design, start or self._guess(), null and null.sd / 2**0.5)
 
-    @property
-    def noise(self) -> float:
-        """Return the residual sd that the baseline phase promises; never zero, for a deterministic target too."""
+    def _guess(self) -> Scales:
+        """Return scales to start from: the noise floor's, never zero, though a target may be without noise."""
         level = max((abs(y) for y in self.baseline.scores(self.rung).values()), default=1.0)
-        return max(self.baseline.floor(self.rung).sd / 2**0.5, 1e-9 * level, 1e-12)
+        return Scales.guess(max(self.baseline.floor(self.rung).sd / 2**0.5, 1e-9 * level, 1e-12))
 
 
 class Belief:
@@ -154,7 +156,8 @@ class Belief:
         self._relations = relations
         self._rules = evidence.rules
         self.credit: Credit = fit(evidence.design, scales)
-        self.floor = evidence.baseline.floor(evidence.rung).sd
+        null = evidence.baseline.floor(evidence.rung).null
+        self.floor = null.sd if null else scales.noise * 2**0.5
         self.apart = _apart(evidence)
         self.states: Mapping[str, State] = self._classify()
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from population.mistakes import Mistake
 
@@ -69,14 +69,14 @@ def paired(a: Mapping[int, float], b: Mapping[int, float], confidence: float = 0
     differences = np.array([a[seed] - b[seed] for seed in seeds])  # (n,)
     estimate, df = float(differences.mean()), len(seeds) - 1
     se = float(differences.std(ddof=1)) / math.sqrt(len(seeds))
-    half = float(stats.t.ppf(0.5 + confidence / 2, df)) * se
+    half = float(special.stdtrit(df, 0.5 + confidence / 2)) * se
     return Contrast(estimate, se, estimate - half, estimate + half, len(seeds), df, _p_value(estimate, se, df))
 
 
 def _p_value(estimate: float, se: float, df: int) -> float:
     if se == 0:
         return 1.0 if estimate == 0 else 0.0
-    return float(2 * stats.t.sf(abs(estimate) / se, df))
+    return float(2 * special.stdtr(df, -abs(estimate) / se))
 
 
 def spread(scores: Sequence[float], confidence: float = 0.95) -> Spread:
@@ -94,7 +94,7 @@ def spread(scores: Sequence[float], confidence: float = 0.95) -> Spread:
 
 def _sd_interval(sd: float, df: int, confidence: float) -> tuple[float, float]:
     tails = np.array([0.5 + confidence / 2, 0.5 - confidence / 2])
-    low, high = sd * np.sqrt(df / stats.chi2.ppf(tails, df))
+    low, high = sd * np.sqrt(df / (2 * special.gammaincinv(df / 2, tails)))
     return float(low), float(high)
 
 
@@ -103,12 +103,14 @@ def noise_floor(
 ) -> NoiseFloor:
     """Return the two noises of one rung, in the score's unit.
 
-    baseline: seed -> score of the base; nulls: the same for each null gene. The paired sd is sqrt(2) times the
+    baseline: seed -> score of the base; nulls: the same for each null gene, left out if it changed no score at all (its
+    edit was rounded away, so that it says nothing of rounding). The paired sd is sqrt(2) times the
     pooled sd within seeds, over the base and its null genes alike: differences from one base share its accident,
     so that counting them as independent would promise too much. df = sum over seeds of (trees scored - 1).
     """
     over_seeds = spread(list(baseline.values()), confidence) if len(baseline) > 1 else None
-    return NoiseFloor(over_seeds, _null_spread(baseline, nulls, confidence))
+    moved = [null for null in nulls if any(baseline.get(seed, score) != score for seed, score in null.items())]
+    return NoiseFloor(over_seeds, _null_spread(baseline, moved, confidence))
 
 
 def _null_spread(

@@ -126,6 +126,15 @@ class Strategy:
         belief = self._seen(birth)
         return self._recombine(belief, self._deal(birth, belief))
 
+    def closing(self) -> Mating | None:
+        """Return the plan of one last birth, once all are told: the replicates that a challenger still lacks."""
+        birth = len(self._births)
+        if len(self._told) < birth:
+            raise OutOfTurn("closing", birth, "every birth is told before the last one is planned")
+        challenger = self._challenger(self._belief(birth))
+        self._asked = challenger and self._replication(birth, challenger)
+        return self._asked
+
     def born(self, brood: Brood) -> None:
         """Learn what breeding made of the latest plan."""
         child = brood.child
@@ -191,9 +200,8 @@ class Strategy:
         if birth == 0:
             return self._mating(birth, Operator.BASELINE, (), Genotype(), ())
         belief = self._seen(birth)
-        if (challenger := self._challenger(birth, belief)) is not None:
-            climb = (Step(self._last.name, self.settings.replicate_seeds),)
-            return self._mating(birth, Operator.RECOMBINE, self._ancestors(challenger), challenger, climb)
+        if self._may_replicate(birth, belief) and (challenger := self._challenger(belief)) is not None:
+            return self._replication(birth, challenger)
         if birth % self.settings.drop_every == 0 and belief.core:
             return self._drop(birth, belief)
         if self._wants_gene(birth, belief):
@@ -238,11 +246,17 @@ class Strategy:
         child = dealing.deal(belief.tests, belief.core, self._relations, key, belief.apart)
         return _Deal(belief.tests, child, turn, True)
 
-    def _challenger(self, birth: int, belief: Belief) -> Genotype | None:
-        """Return the genotype to replicate now, if one is better than the champion beyond the parsimony margin."""
+    def _replication(self, birth: int, challenger: Genotype) -> Mating:
+        climb = (Step(self._last.name, self.settings.replicate_seeds),)
+        return self._mating(birth, Operator.RECOMBINE, self._ancestors(challenger), challenger, climb)
+
+    def _may_replicate(self, birth: int, belief: Belief) -> bool:
         s = self.settings
-        if not belief.core or birth - self._latest_replicate < max(s.lag, s.replicate_every):
-            return None
+        return bool(belief.core) and birth - self._latest_replicate >= max(s.lag, s.replicate_every)
+
+    def _challenger(self, belief: Belief) -> Genotype | None:
+        """Return the genotype to replicate, if one is better than the champion beyond the parsimony margin."""
+        s = self.settings
         champion, challenger = belief.champion(s.replicate_seeds), belief.challenger()
         better = belief.credit.difference(challenger.genes, champion.genes).mean
         known = challenger in belief.replicated(s.replicate_seeds)

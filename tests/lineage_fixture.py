@@ -75,5 +75,6 @@ def record(run_dir: Path) -> Lineage:
     )
     lineage.record_llm_calls([LlmCall("c1", "i2", "cross", "m", 1000, 200, 50, 5, 0.25, 3.0, "ok")])
     lineage.record_effects("a1", [Effect("in_stack", "aa11", None, -0.2, 0.01, -0.22, -0.18, 4, verdict="stacks")])
+    lineage.set_champion(TWO)
     lineage.publish()
     return lineage

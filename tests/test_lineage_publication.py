@@ -18,6 +18,7 @@ from evolve.publish import Pace, Publisher
 from evolve.query import run_query
 from evolve.records import Posterior
 from evolve.runlock import RunIsLive, RunLock, is_live
+from population.individuals import Genotype
 
 WRITER = Path(__file__).with_name("lineage_writer.py")
 READER_THAT_WRITES = """
@@ -142,9 +143,9 @@ def test_the_publisher_asks_for_posteriors_only_when_it_publishes(tmp_path: Path
         published = []
         for moment in (0.0, 0.5, 1.9, 2.0, 3.0):
             now[0] = moment
-            published.append(publisher.maybe(posteriors))
+            published.append(publisher.maybe(posteriors, Genotype))
         assert published == [True, False, False, True, False]
-        publisher.publish(posteriors)  # at the end, always
+        publisher.publish(posteriors, Genotype)  # at the end, always
     assert asked == [0.0, 2.0, 3.0]
     assert run_query(tmp_path, "SELECT mean FROM gene_stats WHERE gene_id = 'aa11'", "csv") == "mean\n3.0\n"
 

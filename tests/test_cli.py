@@ -1,0 +1,175 @@
+"""The commands, typed as a person would, on the landscape: output, exit codes, one sentence for a mistake."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+RUN = ("run", "--target", "landscape", "--generations", "2", "--run-dir", "r")
+
+
+def evolve(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache"), "COLUMNS": "100"}
+    command = [sys.executable, "-m", "evolve", *words]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("done")
+    ended = evolve(folder, *RUN)
+    assert ended.returncode == 0, ended.stderr
+    (folder / "said").write_text(ended.stdout)
+    return folder
+
+
+def test_a_run_says_noise_floor_verdict_and_what_to_try_next(done: Path) -> None:
+    said = (done / "said").read_text()
+    assert "noise floor   seed sd" in said
+    assert "paired sd, null genes" in said
+    assert re.search(r"verdict|nothing beat the noise", said)
+    assert "evolve genes r" in said
+
+
+def test_the_next_commands_that_a_run_prints_work(done: Path) -> None:
+    said = (done / "said").read_text()
+    commands = re.findall(r"^(?:next)? +evolve (.*)$", said, re.MULTILINE)
+    assert len(commands) >= 3
+    for command in commands:
+        words = [word.strip('"') for word in re.findall(r'"[^"]*"|\S+', command)]
+        ended = evolve(done, *words)
+        assert (ended.returncode, ended.stderr) == (0, "")
+        assert ended.stdout
+
+
+def test_status_as_json_has_the_promised_shape(done: Path) -> None:
+    found = json.loads(evolve(done, "status", "r", "--json").stdout)
+    assert {"run_id", "status", "generation", "births", "evaluations", "baseline", "best", "usd"} <= found.keys()
+    assert found["status"] == "finished"
+    assert found["births"] == 24
+    assert {"mean", "sd", "n"} <= found["baseline"].keys()
+    assert {"genotype_id", "n_genes", "mean", "se", "gain"} <= found["best"].keys()
+
+
+def test_genes_and_show_speak_of_the_same_gene(done: Path) -> None:
+    listed = json.loads(evolve(done, "genes", "r", "--json").stdout)
+    gene = listed[0]["gene_id"]
+    shown = json.loads(evolve(done, "show", gene[:10], "--run", "r", "--json").stdout)
+    assert shown["gene_id"] == gene
+    assert shown["diff"].startswith("diff --git a/knobs.py")
+    assert "KNOB" in evolve(done, "genes", "r").stdout.upper()
+
+
+def test_sql_answers_in_every_format(done: Path) -> None:
+    query = "SELECT status, count(*) AS n FROM evaluations GROUP BY status"
+    assert "(1 row)" in evolve(done, "sql", query, "--run", "r").stdout
+    assert evolve(done, "sql", query, "--run", "r", "--format", "csv").stdout.startswith("status,n\nok,")
+    assert json.loads(evolve(done, "sql", query, "--run", "r", "--format", "json").stdout)[0]["status"] == "ok"
+
+
+def test_resuming_a_finished_run_runs_nothing_again(done: Path) -> None:
+    count = ("sql", "SELECT count(*) AS n FROM evaluations", "--run", "r", "--format", "csv")
+    before = evolve(done, *count).stdout
+    assert evolve(done, "resume", "r").returncode == 0
+    assert evolve(done, *count).stdout == before
+
+
+def test_baseline_leaves_a_run_directory_with_a_noise_floor(tmp_path: Path) -> None:
+    ended = evolve(tmp_path, "baseline", "--target", "landscape", "--seeds", "6", "--run-dir", "b")
+    assert ended.returncode == 0, ended.stderr
+    rows = json.loads(evolve(tmp_path, "sql", "FROM noise_floor", "--run", "b", "--format", "json").stdout)
+    assert {(row["kind"], row["n"]) for row in rows if row["rung"] == "full"} == {("baseline", 10), ("null", 8)}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("run", "--target", "nowhere"), 'no target "nowhere"'),
+        (("run", "--target", "landscape", "--set", "populaton=3"), "population"),
+        (("run", "--target", "landscape", "--preset", "d12"), 'no preset "d12"'),
+        (("run", "--target", "landscape", "--generations", "-1"), "generations"),
+        (("status",), "no run directory"),
+        (("resume", "elsewhere"), "no run directory"),
+        (("sql", "SELECT 1"), "no run directory"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
+    ended = evolve(tmp_path, *words)
+    assert ended.returncode == 2
+    assert said in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert len(ended.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_mistakes_about_a_run_that_is_there_are_sentences_too(done: Path) -> None:
+    for words, said in (
+        (("sql", "DELETE FROM genes", "--run", "r"), "read-only"),
+        (("sql", "SELEC 1", "--run", "r"), "syntax"),
+        (("show", "zzzz", "--run", "r"), "zzzz"),
+        (RUN, "already holds a run"),
+    ):
+        ended = evolve(done, *words)
+        assert ended.returncode == 2
+        assert said in ended.stderr
+        assert "Traceback" not in ended.stderr
+
+
+def test_a_target_whose_base_fails_ends_with_exit_code_3_and_its_log(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text("LR = 0.1\nraise SystemExit('no data here')\n")
+    (tmp_path / "t.toml").write_text(
+        'name = "broken"\neditable = ["train.py"]\n[metric]\nname = "loss"\ndirection = "minimize"\nfile = "r.json"\n'
+        '[rungs.only]\ncommand = ["{python}", "train.py"]\ntimeout_s = 5\nseeds = [0, 1]\n'
+    )
+    ended = evolve(tmp_path, "run", "--target", "t.toml", "--run-dir", "r")
+    assert ended.returncode == 3
+    assert "no data here" in ended.stderr
+    assert evolve(tmp_path, "status", "r").stdout.startswith("run           r: failed")
+
+
+def test_every_command_has_help_with_examples(tmp_path: Path) -> None:
+    commands = re.findall(r"^  (\w+) ", evolve(tmp_path, "--help").stdout.split("Commands:")[1], re.MULTILINE)
+    assert set(commands) == {"run", "resume", "status", "genes", "show", "sql", "baseline", "doctor"}
+    for command in commands:
+        said = evolve(tmp_path, command, "--help").stdout
+        assert "Examples:" in said
+        assert f"evolve {command}" in said
+
+
+def start(folder: Path, *words: str) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache")}
+    command, quiet = [sys.executable, "-m", "evolve", *words], subprocess.DEVNULL
+    return subprocess.Popen(command, cwd=folder, env=environment, stdout=quiet, stderr=quiet)
+
+
+def evaluated(folder: Path) -> int:
+    found = evolve(folder, "status", "r", "--json")
+    return json.loads(found.stdout)["evaluations"] if found.returncode == 0 else 0
+
+
+def test_ctrl_c_ends_in_order_and_resume_goes_on(tmp_path: Path) -> None:
+    live = start(tmp_path, "run", "--target", "landscape", "--generations", "8", "--run-dir", "r")
+    while evaluated(tmp_path) < 20 and live.poll() is None:
+        time.sleep(0.1)
+    live.send_signal(signal.SIGINT)
+    assert live.wait(timeout=20) == 0
+    assert evolve(tmp_path, "status", "r").stdout.startswith("run           r: stopped")
+    assert evolve(tmp_path, "resume", "r").returncode == 0
+    assert json.loads(evolve(tmp_path, "status", "r", "--json").stdout)["births"] == 96
+
+
+def test_a_live_run_has_one_writer(tmp_path: Path) -> None:
+    live = start(tmp_path, "run", "--target", "landscape", "--generations", "50", "--run-dir", "r")
+    while not (tmp_path / "r" / "lineage.duckdb").exists() and live.poll() is None:
+        time.sleep(0.05)
+    second = evolve(tmp_path, "resume", "r")
+    live.kill()
+    live.wait()
+    assert second.returncode == 2
+    assert f"in use by process {live.pid}" in second.stderr
