@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from nanochat import gpt
-from nanochat.common import pick_device, set_up_threads
+from nanochat.common import pick_device, set_up_process
 from nanochat.dataloader import next_batch, open_feed
 from nanochat.loss_eval import evaluate, load_windows
 from nanochat.optim import MuonAdamW
@@ -44,7 +44,8 @@ MUON_MOMENTUM_STEPS = 300
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(prog="python -m nanochat.base_train", description="Pretrain a model.")
+    parser = argparse.ArgumentParser(prog="python -m nanochat.base_train", description="Pretrain a model.",
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add = parser.add_argument
     # Scale
     add("--depth", type=int, default=12, help="layers; the one dial of model size")
@@ -56,7 +57,7 @@ def parse_args(argv=None):
     add("--num-iterations", type=int, default=-1, help="steps; comes before every other horizon")
     add("--target-flops", type=float, default=-1.0, help="horizon in training FLOPs")
     add("--time-budget", type=float, default=-1.0, help="horizon in seconds, from the end of the first step")
-    add("--device-type", default="", help="cuda or cpu; empty: what there is")
+    add("--device-type", default="auto", help="cuda, cpu, or what there is")
     add("--seed", type=int, default=0, help="moves initialisation and order of data")
     add("--lr-scale", type=float, default=-1.0, help="learning rates times this; -1: the rule sqrt(batch / 2**19)")
     add("--matrix-lr-scale", type=float, default=1.0, help="Muon's learning rate times this, on top of --lr-scale")
@@ -196,8 +197,10 @@ class Events:
     """Lines of events.jsonl, thinned to a few hundred, and the same on the terminal."""
 
     def __init__(self, folder):
-        self.file = open(folder / "events.jsonl", "w", buffering=1) if folder else None
+        self.path = folder / "events.jsonl" if folder else None
         self.slot = -1
+        if self.path:
+            self.path.write_text("")
 
     def step(self, progress, step, tokens, seconds, train_loss):
         slot = int(progress * CURVE_POINTS)
@@ -207,8 +210,9 @@ class Events:
             self.write({"step": step, "tokens": tokens, "seconds": round(seconds, 4), "train_loss": train_loss})
 
     def write(self, event):
-        if self.file:
-            self.file.write(json.dumps(event) + "\n")
+        if self.path:
+            with open(self.path, "a") as file:
+                file.write(json.dumps(event) + "\n")
 
 
 def output_folder(args):
@@ -236,7 +240,6 @@ class FeedEnded(Exception):
 class Trainer:
     def __init__(self, args):
         torch.manual_seed(args.seed)
-        torch.set_float32_matmul_precision("high")
         self.args, self.device = args, pick_device(args.device_type)
         self.feed = open_feed(args.data, args.seed)
         with self.device:
@@ -244,6 +247,7 @@ class Trainer:
         self.raw_model.init_weights(args.seed)
         self.model = self.raw_model
         if self.device.type == "cuda":
+            torch.set_float32_matmul_precision("high")
             self.raw_model.set_compute_dtype(torch.bfloat16)
             self.model = torch.compile(self.raw_model, dynamic=False)
         self.plan = make_plan(args, self.raw_model, self.feed.hello["tokens"])
@@ -318,7 +322,7 @@ class Trainer:
 
 
 def main():
-    set_up_threads()
+    set_up_process()
     trainer = Trainer(parse_args())
     print(f"{trainer.plan} on {trainer.device}", flush=True)
     if not trainer.train():

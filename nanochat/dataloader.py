@@ -11,6 +11,7 @@ Over the channel: first a hello, {vocab_size, bos, dtype, tokens}. Then, for eac
 
 import argparse
 import bisect
+import contextlib
 import hashlib
 import json
 import random
@@ -34,9 +35,14 @@ class Rows:
         key = hashlib.sha256(f"{seed}/{length}".encode()).digest()
         self.random = random.Random(int.from_bytes(key[:8], "big"))
         self.upcoming = [] # documents of this epoch still to come, in reverse
-        self.buffer = [] # (length, start) of documents or of their rests, sorted
+        self.buffer = [] # (length, -arrival, start) of documents or of their rests, sorted
+        self.arrivals = 0
         self.ready = [] # rows packed ahead of their request
         self.size = min(BUFFER_DOCUMENTS, len(offsets) - 1)
+
+    def add(self, length, start):
+        self.arrivals += 1
+        bisect.insort(self.buffer, (length, -self.arrivals, start))
 
     def next_document(self):
         if not self.upcoming:
@@ -49,12 +55,13 @@ class Rows:
     def take(self, space):
         """Remove up to `space` tokens of one document from the buffer; return (length, start)."""
         while len(self.buffer) < self.size:
-            bisect.insort(self.buffer, self.next_document())
-        fitting = bisect.bisect_right(self.buffer, (space, len(self.tokens)))
-        if fitting:
-            return self.buffer.pop(fitting - 1)
-        length, start = self.buffer.pop(self.random.randrange(len(self.buffer)))
-        bisect.insort(self.buffer, (length - space, start + space))
+            self.add(*self.next_document())
+        fitting = bisect.bisect_right(self.buffer, (space, 1))
+        if fitting: # the largest, and of equals the oldest
+            length, _, start = self.buffer.pop(fitting - 1)
+            return length, start
+        length, _, start = self.buffer.pop(self.random.randrange(len(self.buffer)))
+        self.add(length - space, start + space)
         return space, start
 
     def fill(self, row):
@@ -99,7 +106,6 @@ class LocalFeed:
 
     def covers(self, rows, length):
         """Say whether the budget covers one more batch of this shape."""
-        assert rows > 0 and length > 0 and rows * length <= MAX_BATCH_TOKENS, (rows, length)
         return self.budget is None or self.handed_out + rows * length <= self.budget
 
     def next(self, rows, length):
@@ -124,7 +130,9 @@ class RemoteFeed:
 
     def next(self, rows, length):
         send(self.sock, {"rows": rows, "length": length})
-        header, payload = receive(self.sock)
+        message = receive(self.sock)
+        assert message is not None, f"the feeder closed the channel on a request for {rows} rows of {length} tokens"
+        header, payload = message
         if header.get("end"):
             return None
         return np.frombuffer(payload, dtype=self.hello["dtype"]).reshape(rows, length + 1)
@@ -148,19 +156,30 @@ def next_batch(feed, rows, length, device):
 # -----------------------------------------------------------------------------
 # The feeder as a process
 
+def next_request(sock):
+    """Return (rows, length), or None when the other end closes or asks for what nobody may; it is not trusted."""
+    try:
+        header, _ = receive(sock) or (None, b"")
+    except ValueError:
+        return None
+    sizes = (header.get("rows"), header.get("length")) if isinstance(header, dict) else (0, 0)
+    allowed = all(type(n) is int and n > 0 for n in sizes) and sizes[0] * sizes[1] <= MAX_BATCH_TOKENS
+    return sizes if allowed else None
+
+
 def serve(feed, sock):
     """Answer requests until the other end closes; return seconds since the first one."""
-    send(sock, feed.hello)
     started = None
-    while (message := receive(sock)) is not None:
-        started = started or time.monotonic()
-        rows, length = int(message[0]["rows"]), int(message[0]["length"])
-        batch = feed.next(rows, length)
-        if batch is None:
-            send(sock, {"end": True})
-        else:
-            send(sock, {"rows": rows, "length": length}, batch.tobytes())
-            feed.prefetch(rows, length)
+    with contextlib.suppress(ConnectionError): # the trainer died: what it was given still counts
+        send(sock, feed.hello)
+        while (request := next_request(sock)) is not None:
+            started = started or time.monotonic()
+            batch = feed.next(*request)
+            if batch is None:
+                send(sock, {"end": True})
+            else:
+                send(sock, {"rows": request[0], "length": request[1]}, batch.tobytes())
+                feed.prefetch(*request)
     return time.monotonic() - started if started else 0.0
 
 

@@ -67,8 +67,11 @@ def default_data_dir():
 
 def source_files(root):
     """Return the paths of the corpus in sorted order, relative to the standard library's folder."""
-    paths = (path.relative_to(root) for path in root.rglob("*.py"))
-    return sorted(path for path in paths if not LEFT_OUT & set(path.parts))
+    paths = []
+    for folder, folders, names in os.walk(root):
+        folders[:] = set(folders) - LEFT_OUT
+        paths += [(Path(folder) / name).relative_to(root) for name in names if name.endswith(".py")]
+    return sorted(paths)
 
 
 def split_of(path):

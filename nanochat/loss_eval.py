@@ -20,7 +20,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from nanochat.common import channel, receive, send, set_up_threads
+from nanochat.common import channel, receive, send, set_up_process
 from nanochat.dataset import TokenFile
 
 CHUNK_LOGITS = 1 << 21 # logits of one request
@@ -88,25 +88,33 @@ def bits_per_byte(nats, targets, byte_lengths):
     return float(nats[n_bytes > 0].sum(dtype=np.float64) / (math.log(2) * n_bytes.sum()))
 
 
-def audit_causality(logits_of, inputs, targets, nats):
-    """Ask again with every row's second half replaced by another row's; raise Rejected if the first half changes."""
-    half = inputs.shape[1] // 2
-    swapped = np.concatenate([inputs[:, :half], np.roll(inputs, 1, axis=0)[:, half:]], axis=1)
-    again = target_nats(logits_of(swapped), torch.from_numpy(targets)).numpy()
-    change = float(np.abs(again - nats)[:, :half].max())
+def ask(logits_of, inputs, targets):
+    """Return (B, T) nats of one chunk."""
+    logits = logits_of(inputs)
+    return target_nats(logits, torch.from_numpy(targets).to(logits.device)).cpu().numpy()
+
+
+def audit_causality(logits_of, windows, nats, rows):
+    """Ask again with the second halves of the first rows replaced by other text; raise Rejected if the first halves change."""
+    half = windows.inputs.shape[1] // 2
+    elsewhere = np.roll(windows.inputs, len(windows.inputs) // 2, axis=0)
+    mixed = np.concatenate([windows.inputs[:rows, :half], elsewhere[:rows, half:]], axis=1)
+    change = float(np.abs(ask(logits_of, mixed, windows.targets[:rows]) - nats[:rows])[:, :half].max())
     if change > AUDIT_TOLERANCE_NATS:
         raise Rejected("cheated", f"later tokens change the loss of earlier ones by {change:.2g} nats")
 
 
+def rows_per_chunk(length, vocab_size):
+    return max(1, CHUNK_LOGITS // (length * vocab_size))
+
+
 def evaluate(logits_of, windows, byte_lengths):
     """Return bits per byte; logits_of takes (B, T) int64 token ids and returns (B, T, V) logits."""
-    rows = max(1, CHUNK_LOGITS // (windows.inputs.shape[1] * len(byte_lengths)))
+    rows = rows_per_chunk(windows.inputs.shape[1], len(byte_lengths))
     nats = np.zeros(windows.targets.shape, dtype=np.float32)
     for i in range(0, len(nats), rows):
-        targets = windows.targets[i:i + rows]
-        logits = logits_of(windows.inputs[i:i + rows])
-        nats[i:i + rows] = target_nats(logits, torch.from_numpy(targets).to(logits.device)).cpu().numpy()
-    audit_causality(logits_of, windows.inputs[:rows], windows.targets[:rows], nats[:rows])
+        nats[i:i + rows] = ask(logits_of, windows.inputs[i:i + rows], windows.targets[i:i + rows])
+    audit_causality(logits_of, windows, nats, rows)
     return bits_per_byte(nats, windows.targets, byte_lengths)
 
 
@@ -137,7 +145,7 @@ class ServerLogits:
         try:
             send(self.sock, {"rows": inputs.shape[0], "length": inputs.shape[1]}, inputs.astype(np.int32).tobytes())
             answer = receive(self.sock)
-        except (BrokenPipeError, AssertionError, json.JSONDecodeError) as error:
+        except (ConnectionError, ValueError) as error:
             raise Rejected("crashed", f"the model server broke off: {error}") from error
         if answer is None or answer[0] != {"done": True, "shape": shape}:
             raise Rejected("crashed", f"the model server gave no logits of shape {shape}")
@@ -149,18 +157,20 @@ class ServerLogits:
 
 def count_parameters(checkpoint):
     """Return the number of values in a safetensors file, from its header alone."""
-    with open(checkpoint, "rb") as file:
-        (n_header,) = struct.unpack("<Q", file.read(8))
-        assert n_header <= MAX_HEADER_BYTES, "the checkpoint's header is larger than allowed"
-        header = json.loads(file.read(n_header))
-    return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+    try:
+        with open(checkpoint, "rb") as file:
+            (n_header,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(min(n_header, MAX_HEADER_BYTES)))
+        return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+    except (OSError, struct.error, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise Rejected("crashed", f"the checkpoint is no safetensors file: {error}") from error
 
 
 def judge(args, sock):
     """Return the verdict on the model at the other end of the channel."""
     windows, byte_lengths = load_windows(args.data, args.split, args.tokens, args.length)
     logits_of = ServerLogits(sock, len(byte_lengths))
-    logits_of.open(max(1, CHUNK_LOGITS // (args.length * len(byte_lengths))), args.length)
+    logits_of.open(rows_per_chunk(args.length, len(byte_lengths)), args.length)
     bpb = evaluate(logits_of, windows, byte_lengths)
     verdict = {"val_bpb": bpb, "eval_tokens": int((windows.targets >= 0).sum())}
     return verdict | ({"n_params": count_parameters(args.checkpoint)} if args.checkpoint else {})
@@ -174,7 +184,7 @@ def main():
     parser.add_argument("--length", type=int, default=128, help="tokens of a window")
     parser.add_argument("--checkpoint", help="safetensors file to count parameters in")
     args = parser.parse_args()
-    set_up_threads()
+    set_up_process()
     try:
         verdict = judge(args, channel())
     except Rejected as rejected:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from nanochat import gpt
-from nanochat.common import channel, pick_device, receive, receive_with_fds, send, set_up_threads
+from nanochat.common import channel, pick_device, receive, receive_with_fds, send, set_up_process
 
 
 @torch.inference_mode()
@@ -34,7 +34,7 @@ def serve(model, sock, device):
 
 
 def main():
-    set_up_threads()
+    set_up_process()
     device = pick_device()
     serve(gpt.load(sys.argv[1], device), channel(), device)
 
