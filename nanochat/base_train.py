@@ -8,30 +8,24 @@ and `checkpoint.safetensors`. Exit code 3: the loss was not finite, and the last
 """
 
 import argparse
-import json
 import math
 import os
-import resource
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from nanochat import gpt
-from nanochat.common import pick_device, set_up_process
+from nanochat.common import (
+    BATCH_EXPONENT, REFERENCE_BATCH_TOKENS, REFERENCE_DEPTH, REFERENCE_DIM, TOKENS_PER_PARAMETER,
+    pick_device, set_up_process,
+)
 from nanochat.dataloader import next_batch, open_feed
+from nanochat.events import EXIT_DIVERGED, Events, output_folder, peak_memory_bytes
 from nanochat.loss_eval import evaluate, load_windows
 from nanochat.optim import MuonAdamW
 
-EXIT_DIVERGED = 3
-CURVE_POINTS = 190 # lines of events.jsonl, about
-
-REFERENCE_DEPTH = 12
-REFERENCE_BATCH_TOKENS = 2**19
-REFERENCE_DIM = 768
-BATCH_EXPONENT = 0.383 # arXiv 2505.13738
 RESID_LR_FACTOR = 0.01
 X0_BETA1 = 0.96
 X0_BETA2 = 0.95
@@ -64,7 +58,7 @@ def parse_args(argv=None):
     add("--decay-scale", type=float, default=-1.0, help="Muon's weight decay times this; -1: the rule")
     # Recipe
     add("--window-pattern", default="SSSL", help="tiled over the layers: L sees all, S half the row")
-    add("--target-param-data-ratio", type=float, default=10.5, help="horizon in tokens per scaling parameter")
+    add("--target-param-data-ratio", type=float, default=TOKENS_PER_PARAMETER, help="horizon in tokens per scaling parameter")
     add("--embedding-lr", type=float, default=0.3, help="of token and value embeddings")
     add("--unembedding-lr", type=float, default=0.004, help="of lm_head")
     add("--matrix-lr", type=float, default=0.02, help="of Muon")
@@ -78,7 +72,7 @@ def parse_args(argv=None):
     # Data, evaluation, output
     add("--data", help="folder written by nanochat.dataset; default: prepare one in the user's cache folder")
     add("--out", help="folder for events.jsonl and checkpoint.safetensors")
-    add("--eval-every", type=int, default=250, help="steps between evaluations; -1: only at the end")
+    add("--eval-every", type=int, default=-1, help="steps between evaluations; -1: only at the end")
     add("--eval-tokens", type=int, default=10485760, help="validation tokens of one evaluation, at most")
     return parser.parse_args(argv)
 
@@ -191,46 +185,6 @@ def set_schedules(args, optimizer, step, progress):
 
 
 # -----------------------------------------------------------------------------
-# Output
-
-class Events:
-    """Lines of events.jsonl, thinned to a few hundred, and the same on the terminal."""
-
-    def __init__(self, folder):
-        self.path = folder / "events.jsonl" if folder else None
-        self.slot = -1
-        if self.path:
-            self.path.write_text("")
-
-    def step(self, progress, step, tokens, seconds, train_loss):
-        slot = int(progress * CURVE_POINTS)
-        if slot > self.slot:
-            self.slot = slot
-            print(f"step {step:6d} | {100 * progress:5.1f} % | {seconds:8.2f} s | loss {train_loss:.4f}", flush=True)
-            self.write({"step": step, "tokens": tokens, "seconds": round(seconds, 4), "train_loss": train_loss})
-
-    def write(self, event):
-        if self.path:
-            with open(self.path, "a") as file:
-                file.write(json.dumps(event) + "\n")
-
-
-def output_folder(args):
-    """Return the folder to write to, or None."""
-    folder = Path(args.out) if args.out else Path.cwd() if "EVOLVE_CHANNEL" in os.environ else None
-    if folder:
-        folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def peak_memory_bytes(device):
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated()
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-# -----------------------------------------------------------------------------
 # The loop
 
 class FeedEnded(Exception):
@@ -255,7 +209,7 @@ class Trainer:
         row_tokens = args.device_batch_size * args.max_seq_len
         assert self.plan.batch_tokens % row_tokens == 0, f"{self.plan.batch_tokens} tokens are no multiple of {row_tokens}"
         self.accumulation = self.plan.batch_tokens // row_tokens
-        self.events = Events(output_folder(args))
+        self.events = Events(output_folder(args.out))
 
     def gradients(self):
         """Accumulate the gradients of one batch; return its mean loss."""
@@ -312,7 +266,7 @@ class Trainer:
         print(f"step {step:6d} | val_bpb {bpb:.6f}", flush=True)
 
     def save(self):
-        folder = output_folder(self.args)
+        folder = output_folder(self.args.out)
         if folder:
             gpt.save(self.raw_model, folder / "checkpoint.safetensors")
             self.events.write({

@@ -17,6 +17,25 @@ MAX_PAYLOAD_BYTES = 1 << 28
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3 # of glibc's mallopt
 
 
+# Where the rules of scale have factor 1; the horizon is a budget, no part of the recipe
+REFERENCE_DEPTH = 12
+REFERENCE_BATCH_TOKENS = 2**19
+REFERENCE_DIM = 768
+BATCH_EXPONENT = 0.383 # arXiv 2505.13738
+TOKENS_PER_PARAMETER = 10.5
+VOCAB_MULTIPLE = 64
+
+
+def padded_vocab_size(vocab_size):
+    """Return the rows of an embedding: a multiple that the hardware likes."""
+    return -(-vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+
+
+def training_flops_per_token(n_scaling, n_embd, attended):
+    """Return FLOPs forward and backward: 6 per matrix weight, 12 per channel and position attended to in all layers."""
+    return 6 * n_scaling + 12 * n_embd * attended
+
+
 def cache_dir():
     """Return the user's cache folder for data sets."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nanochat"

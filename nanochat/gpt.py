@@ -5,7 +5,6 @@ scalars that mix the residual stream with the token embedding.
 """
 
 import json
-import math
 from dataclasses import asdict, dataclass
 
 import torch
@@ -15,9 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import load_model, save_model
 
 from nanochat.attention import attention
-from nanochat.common import keyed_generator, pick_device
+from nanochat.common import keyed_generator, padded_vocab_size, pick_device, training_flops_per_token
 
-VOCAB_MULTIPLE = 64
 ROTARY_BASE = 10000.0
 LOGIT_SOFTCAP = 20.0
 MLP_RATIO = 4
@@ -138,7 +136,7 @@ class GPT(nn.Module):
         super().__init__()
         self.config = config
         self.windows = window_sizes(config)
-        padded_vocab = math.ceil(config.vocab_size / VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+        padded_vocab = padded_vocab_size(config.vocab_size)
         head_dim = config.n_embd // config.n_head
         self.wte = nn.Embedding(padded_vocab, config.n_embd)
         self.blocks = nn.ModuleList([Block(config, i) for i in range(config.n_layer)])
@@ -199,9 +197,8 @@ class GPT(nn.Module):
         return {**counts, "total": total, "scaling": counts["matrices"] + counts["lm_head"]}
 
     def flops_per_token(self):
-        """Return training FLOPs: 6 per matrix weight, 12 per channel and position attended to."""
         attended = sum(min(window, self.config.sequence_len) for window in self.windows)
-        return 6 * self.parameter_counts()["scaling"] + 12 * self.config.n_embd * attended
+        return training_flops_per_token(self.parameter_counts()["scaling"], self.config.n_embd, attended)
 
     def forward(self, idx, targets=None):
         """Return logits (B, T, V) in fp32, or the mean loss if targets (B, T) are given."""

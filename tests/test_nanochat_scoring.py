@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from nanochat import base_train, common, dataloader, dataset, gpt, loss_eval, serve
+from nanochat import base_train, common, dataloader, dataset, events, gpt, loss_eval, serve
 from nanochat.tokenizer import Tokenizer
 
 FLAGS = shlex.split(
@@ -196,13 +196,13 @@ def test_training_lowers_the_loss_and_writes_events_and_a_checkpoint(data, works
     run = trainer(data, "--num-iterations", "60", "--out", str(out))
     assert run.train()
     run.save()
-    events = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
-    losses = [event["train_loss"] for event in events[:-1]]
+    told = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
+    losses = [event["train_loss"] for event in told[:-1]]
     assert losses[0] == pytest.approx(math.log(300), abs=0.1)
     assert np.mean(losses[-5:]) < losses[0] - 0.5
-    assert events[-2]["tokens"] == 60 * 128
-    assert events[-1]["n_params"] == loss_eval.count_parameters(out / events[-1]["checkpoint"])
-    assert events[-1]["peak_memory_bytes"] > 1 << 20
+    assert told[-2]["tokens"] == 60 * 128
+    assert told[-1]["n_params"] == loss_eval.count_parameters(out / told[-1]["checkpoint"])
+    assert told[-1]["peak_memory_bytes"] > 1 << 20
     assert "val_bpb" in capsys.readouterr().out
 
 
@@ -240,9 +240,9 @@ def test_a_fed_trainer_ends_with_the_feeders_budget(data, workspace, monkeypatch
 
 
 def test_a_curve_has_at_most_200_points_however_long_the_run(workspace, capsys):
-    events = base_train.Events(workspace)
+    curve = events.Events(workspace)
     for step in range(3000):
-        events.step(step / 3000, step, 0, 0.0, 1.0)
+        curve.step(step / 3000, step, 0, 0.0, 1.0)
     assert 150 <= len((workspace / "events.jsonl").read_text().splitlines()) <= 200
 
 
@@ -252,7 +252,7 @@ def test_a_loss_that_is_not_finite_stops_at_once_with_its_own_exit_code(data, wo
     monkeypatch.setattr(gpt, "WTE_INIT_STD", math.inf)
     with pytest.raises(SystemExit) as ended:
         base_train.main()
-    assert ended.value.code == base_train.EXIT_DIVERGED == 3
+    assert ended.value.code == events.EXIT_DIVERGED == 3
     assert json.loads((workspace / "events.jsonl").read_text()) == {"status": "diverged", "step": 0}
     assert not (workspace / "checkpoint.safetensors").exists()
 
