@@ -11,7 +11,6 @@ import argparse
 import json
 import math
 import os
-import socket
 import struct
 from dataclasses import dataclass
 from pathlib import Path
