@@ -46,8 +46,8 @@ class Rules:
     """When a gene changes state: probabilities, and margins in sds of the noise floor."""
 
     join: float = 0.95  # P(gain > 0) that makes core
-    retire: float = 0.1  # P(gain > useful) below which a gene retires
-    useful: float = 0.25
+    retire: float = 0.02  # P(gain > useful) below which a gene retires though there is room
+    useful: float = 0.5
     wreck: float = 10.0
     parsimony: float = 0.5
 
@@ -151,8 +151,9 @@ class Evidence:
 class Belief:
     """What to think of genes and genotypes, given evidence and scales."""
 
-    def __init__(self, evidence: Evidence, scales: Scales, relations: Relations) -> None:
+    def __init__(self, evidence: Evidence, scales: Scales, relations: Relations, room: int) -> None:
         self._evidence = evidence
+        self._room = room
         self._relations = relations
         self._rules = evidence.rules
         self.credit: Credit = fit(evidence.design, scales)
@@ -215,15 +216,21 @@ class Belief:
         sound = [gene for gene in genes if gene not in broken]
         good = [gene for gene in sound if self.credit.effect(gene).p_positive >= self._rules.join]
         core = assemble(sorted(good, key=lambda g: (-self.credit.effect(g).mean, g)), self._relations, self.apart)
-        return {gene: State.FAILED if gene in broken else self._state(gene, core) for gene in genes}
+        states = dict.fromkeys(genes, State.RETIRED) | dict.fromkeys(broken, State.FAILED)
+        states |= dict.fromkeys(self._promising([g for g in sound if g not in core], core), State.UNDER_TEST)
+        return states | dict.fromkeys(core, State.CORE)
 
-    def _state(self, gene: str, core: Sequence[str]) -> State:
-        if gene in core:
-            return State.CORE
+    def _promising(self, genes: Sequence[str], core: Sequence[str]) -> list[str]:
+        """Return the genes with the best chance of being useful, as many as there is room for."""
+        chances = {gene: self._chance(gene, core) for gene in genes}
+        hopeful = [gene for gene in genes if chances[gene] >= self._rules.retire]
+        return sorted(hopeful, key=lambda gene: (-chances[gene], gene))[: self._room]
+
+    def _chance(self, gene: str, core: Sequence[str]) -> float:
+        """Return P(the gene is worth more than it displaces in the core, by a useful part of a typical effect)."""
         rivals = [other for other in core if self._relations.clash(gene, other)]
         advantage = self.credit.difference((gene,), rivals) if rivals else self.credit.effect(gene)
-        useful = self._rules.useful * self.credit.scales.effect
-        return State.RETIRED if advantage.p_above(useful) < self._rules.retire else State.UNDER_TEST
+        return advantage.p_above(self._rules.useful * self.credit.scales.effect)
 
 
 def _hopeless(evidence: Evidence) -> set[str]:

@@ -2,8 +2,8 @@
 
     y = block of the seed + sum over genes (effect + slope at this seed) + residual        (gain: positive is better)
 
-Effects, slopes and residuals are normal with mean zero; empirical Bayes finds their three scales. Blocks are flat.
-What is not covered: pairs of genes that do not add up (they end in the residual).
+Effects (around a mean of their own), slopes and residuals are normal; empirical Bayes finds their three scales. Blocks
+are flat. What is not covered: pairs of genes that do not add up (they end in the residual).
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ Array = NDArray[np.floating[Any]]
 
 EFFECT_RATIO = (0.05, 1e3)  # bounds of sd(effect) / sd(noise)
 SLOPE_RATIO = (0.01, 1e2)  # bounds of sd(slope) / sd(noise)
+SHARED_MEAN = 1.0  # prior variance of the mean of all effects, in units of their variance: most ideas do harm
 TYPICAL_SLOPE = 0.3  # of an effect; its log has a prior sd of 1, so that few evaluations cannot claim anything
 EFFECT_DOUBT = 1.0  # prior sd of log(sd(effect) / sd(noise)) around zero
-NOISE_WEIGHT = 4.0  # evaluations that the noise known beforehand counts for
+NOISE_WEIGHT = 4.0  # evaluations that the noise of the null genes counts for
+TINY = 1e-24  # of the squared scores: a target without noise is no division by zero
 COMPASS = np.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
 SEARCH_STEPS = (1.0, 0.5, 0.25, 0.125)  # in log ratios
 
@@ -101,9 +103,9 @@ class Design:
         return Design(genes, tuple(_block(rows[seed], index) for seed in sorted(rows)))
 
     @cached_property
-    def n(self) -> int:
-        """Return the number of evaluations."""
-        return sum(len(block.y) for block in self.blocks)
+    def freedom(self) -> int:
+        """Return the degrees of freedom: evaluations less seeds."""
+        return sum(len(block.y) - 1 for block in self.blocks)
 
 
 @dataclass(frozen=True)
@@ -161,13 +163,14 @@ def fit(design: Design, scales: Scales) -> Credit:
     return Credit(scales, design.genes, solved.mean, np.linalg.inv(solved.precision) * scales.noise**2, counts)
 
 
-def estimate(design: Design, start: Scales, noise: float) -> Scales:
+def estimate(design: Design, start: Scales, noise: float | None) -> Scales:
     """Return the scales of highest restricted marginal likelihood, searched from `start` within bounds.
 
-    noise: the residual sd known beforehand, in the score's unit; it counts as NOISE_WEIGHT evaluations. The search is
-    over two log ratios, the noise is profiled out; Patterson and Thompson (1971) for the restricted likelihood.
+    noise: the residual sd that null genes measured, in the score's unit, or None; it counts as NOISE_WEIGHT
+    evaluations. The search is over two log ratios, the noise is profiled out. The likelihood is the one of
+    Patterson and Thompson (1971), "Recovery of inter-block information when block sizes are unequal".
     """
-    if not design.genes:
+    if not design.genes or design.freedom < 1:
         return start
     ratios = _descend(
         lambda ratios: _cost(design, ratios, noise), np.log([start.effect, start.slope]) - np.log(start.noise)
@@ -189,15 +192,16 @@ class _Solved:
 
 def _block(rows: Sequence[Observation], index: Mapping[str, int]) -> Block:
     x = np.zeros((len(rows), len(index)))
-    for i, row in enumerate(rows):
-        x[i, [index[gene] for gene in row.genes]] = 1.0
+    places = [(i, index[gene]) for i, row in enumerate(rows) for gene in row.genes]
+    if places:
+        x[tuple(np.array(places).T)] = 1.0
     return Block(x, np.array([row.gain for row in rows]))
 
 
 def _solve(design: Design, effect: float, slope: float) -> _Solved:
     p = len(design.genes)
-    precision, target = np.eye(p) / effect**2, np.zeros(p)
-    log_det, squares = 2 * p * math.log(effect), 0.0
+    precision, target = (np.eye(p) - SHARED_MEAN / (1 + SHARED_MEAN * p)) / effect**2, np.zeros(p)
+    log_det, squares = 2 * p * math.log(effect) + math.log1p(SHARED_MEAN * p), 0.0
     for block in design.blocks:
         information, score, block_log_det, block_squares = _integrate(block, slope)
         precision += information
@@ -221,20 +225,18 @@ def _integrate(block: Block, slope: float) -> tuple[Array, Array, float, float]:
     return x.T @ x, x.T @ y, 2 * float(np.log(np.diag(factor)).sum()) + math.log(weight), float(y @ y)
 
 
-def _freedom(design: Design) -> int:
-    return design.n - len(design.blocks)
+def _profiled_noise(design: Design, solved: _Solved, noise: float | None) -> float:
+    known = 0.0 if noise is None else NOISE_WEIGHT
+    squares = max(solved.squares, TINY * float(sum(np.abs(block.y).sum() for block in design.blocks)) ** 2)
+    return math.sqrt((squares + known * (noise or 0.0) ** 2) / (design.freedom + known))
 
 
-def _profiled_noise(design: Design, solved: _Solved, noise: float) -> float:
-    return math.sqrt((solved.squares + NOISE_WEIGHT * noise**2) / (_freedom(design) + NOISE_WEIGHT))
-
-
-def _cost(design: Design, ratios: Array, noise: float) -> float:
+def _cost(design: Design, ratios: Array, noise: float | None) -> float:
     """Return minus the log posterior of two log ratios: restricted likelihood and a weak prior on both."""
     effect, slope = float(ratios[0]), float(ratios[1])
     solved = _solve(design, math.exp(effect), math.exp(slope))
     residual = _profiled_noise(design, solved, noise)
-    freedom = _freedom(design) + NOISE_WEIGHT
+    freedom = design.freedom + (0.0 if noise is None else NOISE_WEIGHT)
     prior = (effect / EFFECT_DOUBT) ** 2 / 2 + (slope - effect - math.log(TYPICAL_SLOPE)) ** 2 / 2
     return solved.log_det / 2 + freedom * math.log(residual) + prior
 

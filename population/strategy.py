@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from population import dealing, selection
-from population.belief import Baseline, Belief, Evidence, GenePosterior, Rules, Told
+from population.belief import Baseline, Belief, Evidence, GenePosterior, Rules, State, Told
 from population.contrasts import NoiseFloor
 from population.credit import Effect, Scales
 from population.individuals import Brood, Genotype, Individual, Mating, Operator, Result, Step
@@ -52,6 +52,7 @@ class StrategySettings:
     pool_first: int = 8  # genes under test at first
     pool_last: int = 32
     pool_growth: int = 4  # births until the pool is one gene larger
+    knob_share: float = 0.5  # of births, once enough genes are under test
     replicate_every: int = 24  # births between two replications, at least
     drop_every: int = 12  # births between two drops
     rules: Rules = field(default_factory=Rules)
@@ -209,11 +210,14 @@ class Strategy:
         return self._recombine(belief, self._deal(birth, belief))
 
     def _wants_gene(self, birth: int, belief: Belief) -> bool:
-        """Return whether the genes under test, those not yet told included, leave room for one more."""
+        """Return whether it is a new gene's turn: always while few are under test, then in a fixed share of births."""
         s = self.settings
         pending = sum(len(self._fresh[b]) for b in range(max(0, birth - s.lag + 1), birth))
-        room = min(s.pool_last, s.pool_first + birth // s.pool_growth)
-        return len(belief.tests) < 2 or len(belief.tests) + pending < room
+        few = len(belief.tests) < 2 or len(belief.tests) + pending < s.pool_first
+        return few or int(birth * s.knob_share) > int((birth - 1) * s.knob_share)
+
+    def _room(self, n: int) -> int:
+        return min(self.settings.pool_last, self.settings.pool_first + n // self.settings.pool_growth)
 
     def _knob(self, birth: int, belief: Belief) -> Mating:
         pool = selection.archive(self._candidates(belief), self.settings.population)
@@ -236,10 +240,13 @@ class Strategy:
         return self._mating(len(self._births), Operator.RECOMBINE, self._ancestors(deal.child), deal.child, climb)
 
     def _deal(self, birth: int, belief: Belief) -> _Deal:
-        """Deal half of the genes under test, or, after such a deal, the other half on the same seed."""
+        """Deal half of the genes under test, or, after such a deal, the other half on the same seed.
+
+        The other half is dealt even if some of it has retired since: half a pair is not balanced.
+        """
         before, key = self._latest_deal, self._key(birth, "deal")
         if before is not None and before.is_first:
-            tests = [gene for gene in before.tests if gene in belief.tests]
+            tests = [gene for gene in before.tests if belief.states[gene] is not State.FAILED]
             child = dealing.complement(before.child, tests, belief.core, self._relations, key, belief.apart)
             return _Deal(before.tests, child, before.turn, False)
         turn = 0 if before is None else before.turn + 1
@@ -328,7 +335,7 @@ class Strategy:
             evidence = self._evidence(n)
             while len(self._beliefs) > 1:
                 del self._beliefs[min(self._beliefs)]
-            self._beliefs[n] = Belief(evidence, self._scales_at(n), self._relations)
+            self._beliefs[n] = Belief(evidence, self._scales_at(n), self._relations, self._room(n))
         return self._beliefs[n]
 
     def _evidence(self, n: int) -> Evidence:

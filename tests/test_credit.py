@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from population.credit import Credit, Design, Observation, Scales, estimate, fit
+from population.credit import SHARED_MEAN, Credit, Design, Observation, Scales, estimate, fit
 
 TRUTH = Scales(noise=1.0, effect=1.0, slope=0.3)
 SEEDS = 4
@@ -65,11 +65,12 @@ def test_the_posterior_is_that_of_the_whole_model_written_out():
     same = np.array([[float(a.seed == b.seed) for a in rows] for b in rows])
     blocks = np.array([[float(row.seed == seed) for seed in range(SEEDS)] for row in rows])
     shared = x @ x.T
-    v = np.eye(40) + TRUTH.slope**2 * shared * same + TRUTH.effect**2 * shared
+    prior = TRUTH.effect**2 * (np.eye(6) + SHARED_MEAN)
+    v = np.eye(40) + TRUTH.slope**2 * shared * same + x @ prior @ x.T
     inverse = np.linalg.inv(v)
     projected = inverse - inverse @ blocks @ np.linalg.inv(blocks.T @ inverse @ blocks) @ blocks.T @ inverse
-    mean = TRUTH.effect**2 * x.T @ projected @ np.array([row.gain for row in rows])
-    covariance = TRUTH.effect**2 * np.eye(6) - TRUTH.effect**4 * x.T @ projected @ x
+    mean = prior @ x.T @ projected @ np.array([row.gain for row in rows])
+    covariance = prior - prior @ x.T @ projected @ x @ prior
     assert credit.mean == pytest.approx(mean, abs=1e-9)
     assert credit.covariance == pytest.approx(covariance, abs=1e-9)
 
