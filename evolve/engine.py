@@ -25,13 +25,14 @@ from fitness.evaluation import Evaluation
 from fitness.ladder import next_step
 from fitness.target import Target
 from population.belief import GenePosterior
-from population.contrasts import Contrast, NoiseFloor, Spread, paired
+from population.contrasts import Contrast, NoiseFloor, Spread, detectable, paired
 from population.genes import Gene
 from population.individuals import Genotype, Individual, Mating, Step
 from population.strategy import Strategy
 
 CONFIRM_SEED = 10_000  # confirmation counts up from here; far from every rung's and every replicate's seeds
 TICK_S = 0.5
+EVALUATIONS_PER_BIRTH = 1.4  # as runs on both bundled targets came out
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,18 @@ class Progress:
     floor: Spread | None  # of the baseline over seeds, last rung
     champion_genes: int
     champion_gain: float  # shrunken, positive is better
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run will take: evaluations in all, hours from here, and the smallest effect its confirmation can detect.
+
+    `detectable` is in the metric's unit, with 80 % power, if the champion is as noisy as a null gene; None: one seed.
+    """
+
+    evaluations: int
+    hours: float
+    detectable: float | None
 
 
 @dataclass(frozen=True)
@@ -119,6 +132,11 @@ class Engine:
         self._stopping = True
 
     @property
+    def stopping(self) -> bool:
+        """Return whether somebody asked the run to end."""
+        return self._stopping
+
+    @property
     def finished(self) -> list[Evaluation]:
         """Return every evaluation of the run that has ended."""
         return self._dispatch.finished
@@ -149,11 +167,25 @@ class Engine:
 
     def run(self) -> Confirmation | None:
         """Run to the end; None if somebody stopped it before."""
-        self._baseline()
-        self._evolve()
+        self.score_base()
+        return self.evolve()
+
+    def evolve(self) -> Confirmation | None:
+        """Run to the end once the base is scored; None if somebody stopped it before."""
+        self._bear_and_tell()
         return None if self._stopping else self._confirm()
 
-    def _baseline(self) -> None:
+    def forecast(self) -> Forecast:
+        """Return what the rest of the run will take, by what the base took."""
+        paid = [e.wall_seconds for e in self.finished if e.rung == self._target.rungs[-1].name]
+        births = self._limits.births - 1
+        evaluations = round(EVALUATIONS_PER_BIRTH * births) + (self._overhead if births else 0)
+        evaluations = min(evaluations, self._limits.evaluations or evaluations)
+        seconds = (evaluations - len(self.finished)) * sum(paid) / max(1, len(paid)) / self._dispatch.slots
+        seeds, sd = self._limits.confirm_seeds, self.noise_floor.sd
+        return Forecast(evaluations, max(0.0, seconds) / 3600, detectable(sd, seeds) if seeds > 1 else None)
+
+    def score_base(self) -> None:
         """Score the base on every rung and seed, and the null genes on the last rung; tell the strategy."""
         self._breeder.know(self._nulls)
         self._lineage.record_genes(self._nulls, null=True)
@@ -171,7 +203,7 @@ class Engine:
             raise OnlyFailures(self._target.name, ended[-1].status.value, ended[-1].log_tail)
         self._strategy.observe([e.result for e in ended])
 
-    def _evolve(self) -> None:
+    def _bear_and_tell(self) -> None:
         """Ask, breed, climb and tell until the births or a budget are used up; then replicate a last challenger."""
         while not self._stopping:
             while self._dispatch.hungry and self._may_ask():

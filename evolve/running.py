@@ -11,7 +11,7 @@ from typing import Protocol
 from evolve.engine import Confirmation, Progress
 from evolve.run_directory import RunDirectory
 from evolve.session import Session, open_session
-from evolve.summary import champion_lines, diff_lines, next_lines, noise_lines, tally
+from evolve.summary import champion_lines, diff_lines, forecast_line, next_lines, noise_lines, tally
 
 
 class Watch(Protocol):
@@ -43,19 +43,22 @@ def work(
     """Work on a run; `arm_stop` is handed the call that ends it early and in order."""
     with watcher() as watch, open_session(run, watch.show, watch.say, caches) as session:
         arm_stop(session.engine.stop)
-        confirmation = _to_the_end(session)
+        confirmation = _to_the_end(session, watch)
         if confirmation is None:
             return Ending((*_closing(session), f"stopped       continue with: evolve resume {run.shown}"))
         best = confirmation.champion.genes[0] if confirmation.champion.genes else None
         return Ending((*_closing(session), *_found(session, confirmation), *next_lines(run.shown, best)))
 
 
-def _to_the_end(session: Session) -> Confirmation | None:
+def _to_the_end(session: Session, watch: Watch) -> Confirmation | None:
     """Run the engine; whatever happens, the lineage says how it ended and is published."""
     status = "failed"
     session.lineage.set_status("running")
     try:
-        confirmation = session.engine.run()
+        session.engine.score_base()
+        if session.breeds and not session.engine.stopping:
+            watch.say(forecast_line(session.engine.forecast(), session.target.metric.name))
+        confirmation = session.engine.evolve()
         status = "stopped" if confirmation is None else "finished"
         return confirmation
     finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from evolve.engine import Confirmation
+from evolve.engine import Confirmation, Forecast
 from fitness.evaluation import Evaluation
 from population.belief import GenePosterior
 from population.contrasts import Contrast, NoiseFloor, Spread
@@ -23,6 +23,14 @@ def tally(evaluations: Iterable[Evaluation], slots: int, seconds: float, share: 
         f"evaluations   {len(ended)} ({endings}{served})",
         f"time          {seconds:.0f} s with {slots} workers, {share:.0%} of it training",
     ]
+
+
+def forecast_line(forecast: Forecast, metric: str) -> str:
+    """Return what the rest of the run will take."""
+    effect = (
+        "" if forecast.detectable is None else f", effects from about {forecast.detectable:.4f} {metric} detectable"
+    )
+    return f"forecast      about {forecast.evaluations} evaluations, {60 * forecast.hours:.0f} minutes, 0 USD{effect}"
 
 
 def next_lines(run: str, best: str | None) -> list[str]:

@@ -79,6 +79,19 @@ def _p_value(estimate: float, se: float, df: int) -> float:
     return float(2 * special.stdtr(df, -abs(estimate) / se))
 
 
+def detectable(sd: float, n: int, power: float = 0.8, confidence: float = 0.95) -> float:
+    """Return the effect that a paired contrast over n seeds finds with this power, in the unit of `sd`.
+
+    sd: of one paired difference. (t_{confidence} + t_{power}) * sd / sqrt(n) with n - 1 degrees of freedom, an
+    approximation to the noncentral t that is a little large for few seeds. Raises TooFewScores below two seeds.
+    Cohen (1988), "Statistical Power Analysis", chapter 2.
+    """
+    if n < 2:
+        raise TooFewScores(n, 2, "seeds")
+    quantiles = float(special.stdtrit(n - 1, 0.5 + confidence / 2)) + float(special.stdtrit(n - 1, power))
+    return quantiles * sd / math.sqrt(n)
+
+
 def spread(scores: Sequence[float], confidence: float = 0.95) -> Spread:
     """Return mean and sd of independent scores (n,), in their unit, with the chi-square interval of the sd.
 

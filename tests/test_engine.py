@@ -75,7 +75,7 @@ def test_stopping_in_order_records_what_was_done_and_confirms_nothing(tmp_path: 
     run = ScriptedRun(tmp_path)
     run.engine._watch = lambda progress: run.engine.stop() if progress.births >= 20 else None
     assert run.engine.run() is None
-    assert run.engine._stopping
+    assert run.engine.stopping
     assert not any(e.split == "lockbox" for e in run.lineage.evaluations().values())
 
 
@@ -140,3 +140,13 @@ def test_confirmation_uses_fresh_seeds_and_the_lockbox_for_both_arms(tmp_path: P
     assert confirmation.lockbox_uses == len(fresh)
     assert confirmation.contrast is not None
     assert confirmation.contrast.estimate < 0
+
+
+def test_the_forecast_is_near_what_the_run_takes(tmp_path: Path) -> None:
+    run = ScriptedRun(tmp_path, births=121)
+    run.engine.score_base()
+    forecast = run.engine.forecast()
+    run.engine.evolve()
+    assert forecast.evaluations == pytest.approx(len(run.lineage.evaluations()), rel=0.3)
+    assert forecast.detectable is not None
+    assert forecast.detectable > run.engine.noise_floor.sd / 2
