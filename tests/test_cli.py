@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -173,3 +174,17 @@ def test_a_live_run_has_one_writer(tmp_path: Path) -> None:
     live.wait()
     assert second.returncode == 2
     assert f"in use by process {live.pid}" in second.stderr
+
+
+def test_1_2_and_4_workers_give_the_same_lineage(tmp_path: Path) -> None:
+    born = "SELECT birth, operator, generation, genotype_id FROM individuals ORDER BY birth"
+    scored = "SELECT genotype_id, rung, seed, split, status, score FROM evaluations ORDER BY ALL"
+    told = set()
+    for workers in ("1", "2", "4"):
+        words = ("run", "--target", "landscape", "--generations", "3", "--workers", workers, "--run-dir", f"r{workers}")
+        assert evolve(tmp_path, *words, "--set", "lag=6").returncode == 0
+        asked = [evolve(tmp_path, "sql", q, "--run", f"r{workers}", "--format", "csv").stdout for q in (born, scored)]
+        told.add("".join(asked))
+        shutil.rmtree(tmp_path / "cache")  # or the second run would be read from it
+    assert len(told) == 1
+    assert len(told.pop().splitlines()) > 80
