@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
 
-import torch  # noqa: F401  (imported once, shared by every child)
+import torch._dynamo  # noqa: F401  (imported once, shared by every child; an optimiser imports it)
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).resolve().parent / "results"
