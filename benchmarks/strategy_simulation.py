@@ -5,7 +5,7 @@ residual that belongs to (patch set, seed). Of the genes that breeding proposes 
 harmful and 10 % crash; effects are exponential with mean 1, the residual has sd 1. A screen costs a quarter of an
 evaluation and only finds crashes and wrecks. Everybody pays for every evaluation, baseline and replicates included.
 
-    python benchmarks/strategy_simulation.py [--repeats 30] [--budgets 200 700]
+    python benchmarks/strategy_simulation.py [--repeats 12] [--budgets 200 700]
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def summary(gains: list[float]) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--repeats", type=int, default=12)
     parser.add_argument("--budgets", type=int, nargs="+", default=[200, 700])
     arguments = parser.parse_args()
     began, found = time.monotonic(), {}

@@ -133,7 +133,7 @@ class Evidence:
             if r.rung == self.rung and r.score is not None:
                 gains[r.genotype.genes, r.seed].append(sign * r.score)
         return Design.of(
-            Observation(tuple(g for g in genes if g not in nulls), seed, sum(y) / len(y))
+            Observation(genes if nulls.isdisjoint(genes) else (), seed, sum(y) / len(y))
             for (genes, seed), y in gains.items()
         )
 

@@ -52,7 +52,7 @@ class StrategySettings:
     pool_first: int = 8  # genes under test at first
     pool_last: int = 32
     pool_growth: int = 4  # births until the pool is one gene larger
-    knob_share: float = 0.5  # of births, once enough genes are under test
+    knob_share: float = 0.65  # of births, once enough genes are under test
     replicate_every: int = 24  # births between two replications, at least
     drop_every: int = 12  # births between two drops
     rules: Rules = field(default_factory=Rules)
