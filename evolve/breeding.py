@@ -6,7 +6,7 @@ import hashlib
 import random
 from collections.abc import Iterable
 
-from population.compose import compatible, compose, syntax_error
+from population.compose import compatible, compose, conflict, syntax_error
 from population.genes import BaseTree, Gene
 from population.individuals import Brood, Genotype, Individual, Mating, Operator
 from population.knobs import Knob, knob_gene, moved_by, moves, number_text
@@ -22,6 +22,7 @@ class Breeder:
         self._base = base
         self._knobs = knobs
         self.genes: dict[str, Gene] = {}
+        self._compared: dict[str, Gene] = {}
 
     def know(self, genes: Iterable[Gene]) -> None:
         """Add genes that were made elsewhere (null genes, a person's)."""
@@ -37,6 +38,13 @@ class Breeder:
             carried = moved
             self.know(carried)
         return Brood(self._individual(mating, carried), {gene.gene_id: gene for gene in carried})
+
+    def conflicts(self, brood: Brood) -> list[tuple[str, str]]:
+        """Return the pairs in which a gene that is new in this brood conflicts with one that was there before it."""
+        new = [gene for gene in brood.genes.values() if gene.gene_id not in self._compared]
+        self._compared.update({gene.gene_id: gene for gene in new})
+        pairs = ((gene, other) for gene in new for other in self._compared.values() if gene is not other)
+        return [(gene.gene_id, other.gene_id) for gene, other in pairs if conflict(gene, other)]
 
     def _individual(self, mating: Mating, carried: tuple[Gene, ...]) -> Individual:
         name = hashlib.sha256(f"{self._run_id} {mating.birth}".encode()).hexdigest()[:16]

@@ -6,6 +6,7 @@ import json
 import signal
 import sys
 from collections.abc import Callable
+from errno import EPIPE
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,12 @@ class Commands(click.Group):
         except (Mistake, OnlyFailures) as mistake:
             errors.print(f"evolve: {mistake}", markup=False)
             sys.exit(exit_code(mistake))
+        except KeyboardInterrupt:
+            errors.print("evolve: stopped; `evolve resume` goes on with a run that had begun", markup=False)
+            sys.exit(130)
         except OSError as machine:
+            if machine.errno == EPIPE:
+                raise
             errors.print(f"evolve: this machine failed: {machine}; what was recorded is safe", markup=False)
             sys.exit(2)
 
@@ -68,7 +74,6 @@ def main() -> None:
 @PRESET
 @click.option("--operator", type=click.Choice(["auto", "local"]), default="auto", show_default=True, help="Who breeds.")
 @WORKERS
-@click.option("--sandbox", type=click.Choice(["auto", "none"]), default="auto", show_default=True)
 @SEED
 @click.option("--max-hours", type=float, help="End cleanly after this many hours of this session.")
 @click.option("--max-evaluations", type=int, help="End cleanly before this many evaluations are exceeded.")
@@ -179,7 +184,7 @@ def sql(query: str, run: Path | None, fmt: str) -> None:
       evolve sql "SELECT operator, status, count(*) FROM individuals JOIN evaluations USING (genotype_id) GROUP BY ALL"
       evolve sql "FROM gene_stats" --format csv > genes.csv
     """
-    click.echo(run_query(find_run(run).path, query, fmt), nl=fmt != "parquet")
+    click.echo(run_query(find_run(run).path, query, fmt), nl=False)
 
 
 @main.command()
@@ -214,10 +219,8 @@ def _work(run: RunDirectory) -> None:
     from evolve.running import work  # not above: see _created
 
     console.print(f"run           {run.shown}", markup=False)
-    ending = work(run, Watcher, _stop_on_signal, cache_root())
-    for line in ending.lines:
+    for line in work(run, Watcher, _stop_on_signal, cache_root()):
         console.print(line, markup=False)
-    sys.exit(ending.code)
 
 
 def _stop_on_signal(stop: Callable[[], None]) -> None:

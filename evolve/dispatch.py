@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from evolve.lineage import Lineage
 from fitness.evaluation import Evaluation, Executor, Job
 from population.compose import compose
-from population.genes import BaseTree, Gene, render_diff
+from population.genes import BaseTree, Gene, render_diff, tree_id
 from population.individuals import Genotype
 
 
@@ -51,6 +51,19 @@ class Dispatch:
     def paid(self) -> list[Evaluation]:
         """Return the evaluations that were run by this process."""
         return self._paid
+
+    @property
+    def recorded(self) -> int:
+        """Return how many evaluations of the run are recorded."""
+        return len(self._recorded)
+
+    def uses(self, split: str) -> int:
+        """Return how many recorded evaluations looked at a split."""
+        return sum(evaluation.split == split for evaluation in self._recorded.values())
+
+    def tree_id(self, genotype: Genotype) -> str:
+        """Return the hash of a genotype's patched tree."""
+        return tree_id(compose(self._base, [self._genes[gene_id] for gene_id in genotype.genes]))
 
     @property
     def finished(self) -> list[Evaluation]:

@@ -11,13 +11,12 @@ served from the record instead of being run.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 from evolve.breeding import Breeder
 from evolve.dispatch import Dispatch
-from evolve.errors import OnlyFailures
+from evolve.errors import OnlyFailures, TooFewEvaluations
 from evolve.lineage import Lineage
 from evolve.publish import Publisher
 from evolve.records import Posterior
@@ -31,16 +30,16 @@ from population.individuals import Genotype, Individual, Mating, Step
 from population.strategy import Strategy
 
 CONFIRM_SEED = 10_000  # confirmation counts up from here; far from every rung's and every replicate's seeds
+LOCKBOX = "lockbox"  # the split that only confirmation sees
 TICK_S = 0.5
 EVALUATIONS_PER_BIRTH = 1.4  # as runs on both bundled targets came out
 
 
 @dataclass(frozen=True)
 class Limits:
-    """When a run ends. `births` counts children, `evaluations` everything that is scored, baseline included."""
+    """When a run ends. `births` counts the base as birth 0, `evaluations` everything that is scored."""
 
     births: int
-    offspring: int
     evaluations: int | None = None
     hours: float | None = None
     confirm_seeds: int = 4
@@ -50,7 +49,7 @@ class Limits:
 class Progress:
     """Where a run stands, for whoever watches."""
 
-    phase: str  # "baseline", "births" or "confirm"
+    phase: str  # "baseline", "births", "replicate" or "confirm"
     births: int
     of_births: int
     evaluations: int
@@ -81,7 +80,8 @@ class Confirmation:
 
     champion: Genotype
     contrast: Contrast | None
-    lockbox_uses: int
+    failures: int  # of the champion's runs
+    lockbox_uses: int  # of the whole run, earlier confirmations included
 
 
 @dataclass
@@ -181,7 +181,7 @@ class Engine:
         births = self._limits.births - 1
         evaluations = round(EVALUATIONS_PER_BIRTH * births) + (self._overhead if births else 0)
         evaluations = min(evaluations, self._limits.evaluations or evaluations)
-        seconds = (evaluations - len(self.finished)) * sum(paid) / max(1, len(paid)) / self._dispatch.slots
+        seconds = (evaluations - self._dispatch.recorded) * sum(paid) / max(1, len(paid)) / self._dispatch.slots
         seeds, sd = self._limits.confirm_seeds, self.noise_floor.sd
         return Forecast(evaluations, max(0.0, seconds) / 3600, detectable(sd, seeds) if seeds > 1 else None)
 
@@ -189,19 +189,29 @@ class Engine:
         """Score the base on every rung and seed, and the null genes on the last rung; tell the strategy."""
         self._breeder.know(self._nulls)
         self._lineage.record_genes(self._nulls, null=True)
-        last = self._target.rungs[-1]
-        base, want = Genotype(), partial(self._dispatch.want, use_cache=False)
-        names = [want(base, rung.name, seed) for rung in self._target.rungs for seed in rung.seeds]
-        names += [want(base, last.name, seed) for seed in self._strategy.settings.replicate_seeds]
-        nulls = [Genotype.of([gene.gene_id]) for gene in self._nulls]
-        names += [want(null, last.name, seed) for null in nulls for seed in last.seeds]
-        self._overhead += len(names)
+        plan = self._base_plan()
+        self._overhead += len(plan)
+        if self._limits.evaluations is not None and self._overhead > self._limits.evaluations:
+            raise TooFewEvaluations(self._limits.evaluations, self._overhead)
+        names = [self._dispatch.want(genotype, rung, seed, use_cache=False) for genotype, rung, seed in plan]
         ended = self._await(names, "baseline")
-        if ended is None:
-            return
-        if not any(e.score is not None and e.rung == last.name and not e.genotype.genes for e in ended):
-            raise OnlyFailures(self._target.name, ended[-1].status.value, ended[-1].log_tail)
-        self._strategy.observe([e.result for e in ended])
+        if ended is not None:
+            self._check_base(ended)
+            self._strategy.observe([e.result for e in ended])
+
+    def _base_plan(self) -> list[tuple[Genotype, str, int]]:
+        """Return what the noise floor takes: the base everywhere, null genes on the last rung's own seeds."""
+        last = self._target.rungs[-1]
+        plan = [(Genotype(), rung.name, seed) for rung in self._target.rungs for seed in rung.seeds]
+        plan += [(Genotype(), last.name, seed) for seed in self._strategy.settings.replicate_seeds]
+        return plan + [(Genotype.of([gene.gene_id]), last.name, seed) for gene in self._nulls for seed in last.seeds]
+
+    def _check_base(self, ended: Iterable[Evaluation]) -> None:
+        """Raise OnlyFailures if there is a rung on which the base was never scored."""
+        for rung in self._target.rungs:
+            tries = [e for e in ended if e.rung == rung.name and not e.genotype.genes]
+            if all(e.score is None for e in tries):
+                raise OnlyFailures(self._target.name, rung.name, tries[-1].status.value, tries[-1].log_tail)
 
     def _bear_and_tell(self) -> None:
         """Ask, breed, climb and tell until the births or a budget are used up; then replicate a last challenger."""
@@ -212,27 +222,29 @@ class Engine:
                 break
             self._collect("births")
             self._advance()
-        if not self._stopping and (last := self._strategy.closing()):
-            self._start(last)
-        while self._climbers and not self._stopping:
-            self._collect("replicate")
-            self._advance()
+        if not self._stopping and (challenger := self._strategy.closing()):
+            last, seeds = self._target.rungs[-1].name, self._strategy.settings.replicate_seeds
+            ended = self._await([self._dispatch.want(challenger, last, seed) for seed in seeds], "replicate")
+            self._strategy.close([e.result for e in ended or ()])
 
     def _confirm(self) -> Confirmation | None:
         """Score champion and base on fresh seeds and the lockbox split; None if stopped before it was done."""
         champion = self._strategy.champion()
         if not champion.genes:
-            return Confirmation(champion, None, 0)
+            return Confirmation(champion, None, 0, 0)
         last = self._target.rungs[-1].name
         seeds = range(CONFIRM_SEED, CONFIRM_SEED + self._limits.confirm_seeds)
         arms = (champion, Genotype())
-        names = [self._dispatch.want(arm, last, seed, "lockbox", use_cache=False) for seed in seeds for arm in arms]
+        names = [self._dispatch.want(arm, last, seed, LOCKBOX, use_cache=False) for seed in seeds for arm in arms]
         ended = self._await(names, "confirm")
         if ended is None:
             return None
         ours, theirs = ({e.seed: e.score for e in ended if e.genotype == arm and e.score is not None} for arm in arms)
         both = len(ours.keys() & theirs.keys())
-        return Confirmation(champion, paired(ours, theirs) if both > 1 else None, len(ended))
+        failures = sum(e.genotype == champion and e.score is None for e in ended)
+        return Confirmation(
+            champion, paired(ours, theirs) if both > 1 else None, failures, self._dispatch.uses(LOCKBOX)
+        )
 
     # births
 
@@ -265,7 +277,8 @@ class Engine:
             mating = self._strategy.deal_instead(mating.birth)
             brood = self._breeder.breed(mating)
         assert brood is not None, "genes that are dealt need no breeding"
-        self._lineage.record_brood(brood)
+        self._lineage.record_brood(brood, self._dispatch.tree_id(brood.child.genotype))
+        self._lineage.record_conflicts(self._breeder.conflicts(brood))
         self._strategy.born(brood)
         self._reserved.append(sum(len(step.seeds) for step in mating.climb))
         self._climbers[mating.birth] = climber = _Climber(mating, brood.child)

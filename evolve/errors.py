@@ -25,7 +25,12 @@ Exception
 |   |   |-- NotAnAssignment         --set without a `=`
 |   |   |-- UnknownSetting          no setting and no variable of that name
 |   |   |-- WrongSetting            a value of the wrong type or outside its range
-|   |   `-- BadRunToml              a run.toml that cannot be read
+|   |   |-- BadRunToml              a run.toml that cannot be read
+|   |   `-- TooFewEvaluations       a limit below what the noise floor and the confirmation take
+|   |-- LineageExists               a new lineage would write over an old one
+|   |-- NoLineage                   nothing has been recorded there
+|   |-- LineageBroken               a file that is damaged, held by another program, or cannot be written
+|   |-- BadQuery                    SQL that cannot be answered
 |   `-- ...                         beside the code that raises them: fitness/mistakes.py,
 |                                   population/{genes,compose}.py, evolve/{lineage,run_directory,runlock,views}.py
 `-- OnlyFailures                    nothing could be scored: exit code 3
@@ -43,9 +48,9 @@ from population.mistakes import Mistake
 class OnlyFailures(Exception):
     """Every evaluation failed, so there is nothing to compare."""
 
-    def __init__(self, target: str, status: str, log_tail: str) -> None:
+    def __init__(self, target: str, rung: str, status: str, log_tail: str) -> None:
         super().__init__(
-            f"the unpatched base of {target} could not be scored: its last evaluation ended as {status}; mend the"
+            f'the unpatched base of {target} could not be scored on rung "{rung}": it ended as {status}; mend the'
             f" target's commands first. Its last lines:\n{log_tail.strip() or '(no output)'}"
         )
 
@@ -224,3 +229,41 @@ class BadRunToml(SettingMistake):
 
     def __init__(self, path: Path, why: object) -> None:
         super().__init__(f"{path} is not the run.toml of a run: {why}")
+
+
+class TooFewEvaluations(SettingMistake):
+    """A limit below what the noise floor and the confirmation take."""
+
+    def __init__(self, limit: int, needed: int) -> None:
+        super().__init__(
+            f"{limit} evaluations are too few: noise floor, replicates and confirmation alone take {needed}; raise"
+            " --max-evaluations, or lower null_genes, replicate_seeds or confirm_seeds with --set"
+        )
+
+
+class LineageExists(Mistake):
+    """A new lineage would write over an old one."""
+
+    def __init__(self, run_dir: Path) -> None:
+        super().__init__(f"{run_dir} already holds a lineage; continue that run or choose another directory")
+
+
+class NoLineage(Mistake):
+    """Nothing has been recorded there."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"there is no lineage at {path}; name a run directory in which a run has been started")
+
+
+class BadQuery(Mistake):
+    """SQL that cannot be answered."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the lineage cannot answer that: {reason}")
+
+
+class LineageBroken(Mistake):
+    """A file of the lineage is damaged, held by another program, or cannot be written."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the lineage cannot be used: {reason}; what was recorded before is not touched")

@@ -1,10 +1,5 @@
 """The lineage store: the engine's only writer, on engine.duckdb, and the read-only door to what is published.
 
-    Mistake
-    +-- LineageExists    a new lineage would write over an old one
-    +-- NoLineage        nothing has been recorded there
-    +-- BadQuery         SQL that cannot be answered (see evolve/query.py)
-
 Every `record_*` is one transaction, or part of the one that `transaction()` opened. Recording again what is recorded is
 no error and changes nothing: the first record stands, because resuming replays. What has been acknowledged survives
 kill -9.
@@ -18,7 +13,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.resources import files
@@ -27,6 +22,7 @@ from typing import Any, TypeVar
 
 import duckdb
 
+from evolve.errors import BadQuery, LineageBroken, LineageExists, NoLineage
 from evolve.records import Effect, LlmCall, Posterior, Run
 from evolve.rows import (
     CURVE,
@@ -48,7 +44,6 @@ from evolve.rows import (
 from fitness.evaluation import Evaluation
 from population.genes import BaseTree, Gene
 from population.individuals import Brood, Genotype, Individual
-from population.mistakes import Mistake
 
 ENGINE = "engine.duckdb"
 PUBLISHED = "lineage.duckdb"
@@ -57,25 +52,13 @@ READING = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN, duckdb.Sta
 T = TypeVar("T")
 
 
-class LineageExists(Mistake):
-    """A new lineage would write over an old one."""
-
-    def __init__(self, run_dir: Path) -> None:
-        super().__init__(f"{run_dir} already holds a lineage; continue that run or choose another directory")
-
-
-class NoLineage(Mistake):
-    """Nothing has been recorded there."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(f"there is no lineage at {path}; name a run directory in which a run has been started")
-
-
-class BadQuery(Mistake):
-    """SQL that cannot be answered."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(f"the lineage cannot answer that: {reason}")
+@contextmanager
+def _door() -> Generator[None]:
+    """Say what DuckDB could not do in one sentence."""
+    try:
+        yield
+    except duckdb.Error as error:
+        raise LineageBroken(_sentence(str(error))) from error
 
 
 class Lineage:
@@ -134,13 +117,15 @@ class Lineage:
         if self._in_transaction:
             yield
             return
-        self._connection.execute("BEGIN")
         self._in_transaction = True
         try:
-            yield
-            self._connection.execute("COMMIT")
+            with _door():
+                self._connection.execute("BEGIN")
+                yield
+                self._connection.execute("COMMIT")
         except BaseException:
-            self._connection.execute("ROLLBACK")
+            with suppress(duckdb.Error):  # a connection that is broken has nothing to take back
+                self._connection.execute("ROLLBACK")
             self._known.clear()  # they may hold what was not recorded after all
             self.__dict__.pop("_genotypes", None)
             raise
@@ -209,7 +194,8 @@ class Lineage:
 
     def set_status(self, status: str) -> None:
         """Say where the run stands: running, finished, stopped or failed."""
-        self._connection.execute("UPDATE runs SET status = ?", [status])
+        with self.transaction():
+            self._connection.execute("UPDATE runs SET status = ?", [status])
 
     def set_champion(self, champion: Genotype) -> None:
         """Say which genotype is the champion now."""
@@ -251,7 +237,8 @@ class Lineage:
         The copy goes through a descriptor that stays open as long as the database does: POSIX drops all of a process's
         locks on a file when the process closes any descriptor of it, DuckDB's lock included.
         """
-        self._connection.execute("CHECKPOINT")
+        with _door():
+            self._connection.execute("CHECKPOINT")
         fresh = self.run_dir / f"{PUBLISHED}.part"
         fresh.unlink(missing_ok=True)
         _copy(self._descriptor, fresh)
@@ -317,7 +304,8 @@ class Reader:
 
     def dicts(self, sql: str, values: Sequence[object] = ()) -> list[dict[str, Any]]:
         """Return a dict for each row, fit for JSON: times are text."""
-        cursor = self._connection.execute(sql, values)
+        with _door():
+            cursor = self._connection.execute(sql, values)
         names = [column[0] for column in cursor.description]
         return [dict(zip(names, map(_sayable, row), strict=True)) for row in cursor.fetchall()]
 
@@ -365,12 +353,14 @@ def _published(run_dir: Path) -> duckdb.DuckDBPyConnection:
     path = run_dir / PUBLISHED
     if not path.is_file():
         raise NoLineage(path)
-    return duckdb.connect(path, read_only=True)
+    with _door():
+        return duckdb.connect(path, read_only=True)
 
 
 def _connect(path: Path) -> duckdb.DuckDBPyConnection:
     """Open the engine's file: one thread, the cores are for training; small blocks, else an empty run takes 6 MB."""
-    return duckdb.connect(path, config={"threads": 1, "default_block_size": 1 << 16})
+    with _door():
+        return duckdb.connect(path, config={"threads": 1, "default_block_size": 1 << 16})
 
 
 def _copy(descriptor: int, to: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -58,11 +59,6 @@ class RunDirectory:
         """Return the directory of one folder per evaluation: log, events, patch."""
         return self.path / "evaluations"
 
-    @property
-    def lineage(self) -> Path:
-        """Return the path of the published, read-only lineage."""
-        return self.path / "lineage.duckdb"
-
 
 def cache_root() -> Path:
     """Return the user's cache folder for prepared data and scores."""
@@ -75,6 +71,8 @@ def new_run(wanted: Path | None, target: str) -> RunDirectory:
     run = RunDirectory(path.absolute())
     if run.settings.exists():
         raise RunExists(path)
+    for leftover in (run.base, run.target, *run.path.glob("engine.duckdb*")):  # of a start that was cut off
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
     run.evaluations.mkdir(parents=True, exist_ok=True)
     (run.path / "inbox").mkdir(exist_ok=True)
     return run

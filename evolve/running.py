@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -12,6 +11,7 @@ from evolve.engine import Confirmation, Progress
 from evolve.run_directory import RunDirectory
 from evolve.session import Session, open_session
 from evolve.summary import champion_lines, diff_lines, forecast_line, next_lines, noise_lines, tally
+from population.mistakes import Mistake
 
 
 class Watch(Protocol):
@@ -26,44 +26,41 @@ class Watch(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Ending:
-    """What a command prints at the end of its work, and its exit code."""
-
-    lines: tuple[str, ...]
-    code: int = 0
-
-
 def work(
     run: RunDirectory,
     watcher: Callable[[], AbstractContextManager[Watch]],
     arm_stop: Callable[[Callable[[], None]], None],
     caches: Path,
-) -> Ending:
-    """Work on a run; `arm_stop` is handed the call that ends it early and in order."""
+) -> list[str]:
+    """Work on a run and return what to print; `arm_stop` is handed the call that ends it early and in order."""
     with watcher() as watch, open_session(run, watch.show, watch.say, caches) as session:
         arm_stop(session.engine.stop)
         confirmation = _to_the_end(session, watch)
         if confirmation is None:
-            return Ending((*_closing(session), f"stopped       continue with: evolve resume {run.shown}"))
+            return [*_closing(session), f"stopped       continue with: evolve resume {run.shown}"]
         best = confirmation.champion.genes[0] if confirmation.champion.genes else None
-        return Ending((*_closing(session), *_found(session, confirmation), *next_lines(run.shown, best)))
+        return [*_closing(session), *_found(session, confirmation), *next_lines(run.shown, best)]
 
 
 def _to_the_end(session: Session, watch: Watch) -> Confirmation | None:
     """Run the engine; whatever happens, the lineage says how it ended and is published."""
-    status = "failed"
     session.lineage.set_status("running")
     try:
         session.engine.score_base()
         if session.breeds and not session.engine.stopping:
             watch.say(forecast_line(session.engine.forecast(), session.target.metric.name))
         confirmation = session.engine.evolve()
-        status = "stopped" if confirmation is None else "finished"
-        return confirmation
-    finally:
-        session.lineage.set_status(status)
-        session.engine.publish()
+    except BaseException:
+        with suppress(Mistake, OSError):  # what went wrong first is what counts
+            _close(session, "failed")
+        raise
+    _close(session, "stopped" if confirmation is None else "finished")
+    return confirmation
+
+
+def _close(session: Session, status: str) -> None:
+    session.lineage.set_status(status)
+    session.engine.publish()
 
 
 def _closing(session: Session) -> list[str]:

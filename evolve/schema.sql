@@ -152,7 +152,7 @@ CREATE TABLE gene_posteriors (         -- what all evaluations together say abou
     sd DOUBLE NOT NULL,                -- posterior sd of its gain
     p_positive DOUBLE NOT NULL,        -- probability that its gain is above zero
     n INTEGER NOT NULL,                -- evaluations that carried it
-    state VARCHAR NOT NULL,            -- where the engine keeps it: core, testing, retired, ...
+    state VARCHAR NOT NULL,            -- where the engine keeps it: under test, core, retired, failed
     updated_at TIMESTAMP NOT NULL,     -- when it was computed
     PRIMARY KEY (run_id, rung, gene_id)
 );
@@ -199,8 +199,9 @@ LEFT JOIN baseline AS b
     ON b.run_id = s.run_id AND b.rung = s.rung AND b.depth IS NOT DISTINCT FROM s.depth AND b.seed = s.seed
 GROUP BY s.run_id, s.rung, s.depth, s.genotype_id, s.n_genes;
 
--- Two numbers per rung. baseline: sd of the baseline over n seeds. null: sd of paired differences between null genes and the
--- baseline, n pairs; about zero, which is what they are worth by construction. What came from the cache is not in it.
+-- Two numbers per rung. baseline: sd of the baseline over n seeds. null: sd of a paired difference when nothing but rounding
+-- has changed, sqrt(2) times the sd within seeds of the base and its null genes, from n pairs; null genes that changed no
+-- score at all are left out. What came from the cache is not in it.
 CREATE VIEW noise_floor AS
 WITH paid AS (
     SELECT run_id, rung, depth, genotype_id, n_genes, seed, avg(score) AS score
@@ -210,15 +211,26 @@ WITH paid AS (
 ),
 nulls AS (
     SELECT genotype_id FROM genotype_genes JOIN genes USING (gene_id) GROUP BY genotype_id HAVING bool_and(is_null)
+),
+pairs AS (
+    SELECT a.*, b.score AS base FROM paid AS a SEMI JOIN nulls ON nulls.genotype_id = a.genotype_id
+    JOIN paid AS b ON b.n_genes = 0 AND b.run_id = a.run_id AND b.rung = a.rung
+        AND b.depth IS NOT DISTINCT FROM a.depth AND b.seed = a.seed
+    QUALIFY bool_or(a.score <> b.score) OVER (PARTITION BY a.run_id, a.rung, a.depth, a.genotype_id)
+),
+arms AS (
+    SELECT run_id, rung, depth, seed, score, 1 AS pair FROM pairs
+    UNION ALL
+    SELECT DISTINCT run_id, rung, depth, seed, base, 0 FROM pairs
+),
+groups AS (
+    SELECT run_id, rung, depth, seed, sum(pair) AS n, var_pop(score) * count(*) AS squares, count(*) - 1 AS df
+    FROM arms GROUP BY run_id, rung, depth, seed
 )
 SELECT run_id, rung, depth, 'baseline' AS kind, count(*) AS n, stddev_samp(score) AS sd
 FROM paid WHERE n_genes = 0 GROUP BY run_id, rung, depth
 UNION ALL
-SELECT a.run_id, a.rung, a.depth, 'null' AS kind, count(*) AS n, sqrt(avg((a.score - b.score) ** 2)) AS sd
-FROM paid AS a SEMI JOIN nulls ON nulls.genotype_id = a.genotype_id
-JOIN paid AS b
-    ON b.n_genes = 0 AND b.run_id = a.run_id AND b.rung = a.rung AND b.depth IS NOT DISTINCT FROM a.depth AND b.seed = a.seed
-GROUP BY a.run_id, a.rung, a.depth;
+SELECT run_id, rung, depth, 'null', sum(n)::BIGINT, sqrt(2 * sum(squares) / sum(df)) FROM groups GROUP BY run_id, rung, depth;
 
 -- One row per individual and ancestor, with the shortest distance (a parent is at 1); ancestors beyond 32 steps are cut off.
 CREATE VIEW lineage AS

@@ -95,7 +95,7 @@ def _described(settings: RunSettings, target: Target, workers: int) -> str:
     return (
         f"target        {target.name},{preset} rungs {ladder}, {workers} workers\n"
         f"breeding      {settings.operator}: knob, recombine and drop; no model is asked\n"
-        "sandbox       none: children get an empty environment, a time limit and a memory limit"
+        "sandbox       none: children get an empty environment and a time limit, and can reach your files"
     )
 
 
@@ -115,11 +115,17 @@ def _strategy_settings(settings: RunSettings) -> StrategySettings:
 
 def _limits(settings: RunSettings) -> Limits:
     births = settings.generations * settings.offspring + 1  # birth 0 is the base itself
-    return Limits(births, settings.offspring, settings.max_evaluations, settings.max_hours, settings.confirm_seeds)
+    return Limits(births, settings.max_evaluations, settings.max_hours, settings.confirm_seeds)
 
 
 def _git_commit(root: Path) -> str | None:
-    asked = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    """Return the commit of the repository that holds `root`; None without one, or without git."""
+    try:
+        asked = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        return None
     return asked.stdout.strip() or None
 
 

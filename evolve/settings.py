@@ -36,11 +36,8 @@ class RunSettings:
     lag: Count = 12  # birth k looks at results of births up to k - lag
     seed: NonNegative = 0
     workers: Count | None = None
-    executor: Literal["local"] = "local"
-    sandbox: Literal["auto", "none"] = "auto"
     max_hours: Positive | None = None
     max_evaluations: Count | None = None
-    max_usd: Positive | None = None
     replicate_seeds: NonNegative = 4  # fresh seeds for a champion to be
     confirm_seeds: NonNegative = 4  # fresh seeds, and the lockbox, for the champion at the end
     null_genes: NonNegative = 2  # edits that change rounding but not the law, for the noise floor

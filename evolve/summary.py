@@ -70,12 +70,15 @@ def champion_lines(
 
 def _confirmed(confirmation: Confirmation, metric: str, direction: str) -> list[str]:
     contrast = confirmation.contrast
+    if confirmation.failures:
+        return [f"verdict       not an improvement: {confirmation.failures} of its runs on fresh seeds failed"]
     if contrast is None:
-        return ["confirmation  failed: fewer than two of its seeds could be scored, so nothing beat the noise"]
+        return ["verdict       open: fewer than two fresh seeds were scored, so there is no interval"]
     effect = f"{contrast.estimate:+.4f} {metric}, 95 % interval {contrast.ci_low:+.4f} to {contrast.ci_high:+.4f}"
+    uses = f"the lockbox split ({confirmation.lockbox_uses} uses)"
     return [
-        f"effect        {effect} (best minus base, {contrast.n} fresh seeds,",
-        f"              lockbox windows: {confirmation.lockbox_uses} uses)",
+        f"effect        {effect}",
+        f"              best minus base on {contrast.n} fresh seeds and {uses}",
         f"verdict       {verdict(contrast, direction)}",
     ]
 
@@ -86,7 +89,7 @@ def verdict(contrast: Contrast, direction: str) -> str:
         (contrast.ci_low, contrast.ci_high) if direction == "maximize" else (-contrast.ci_high, -contrast.ci_low)
     )
     if low > 0:
-        return "an improvement: the interval excludes zero on seeds and text the search never saw"
+        return "an improvement: the interval excludes zero on seeds, and on a split, that the search never used"
     if high < 0:
         return "worse than the base on fresh seeds: the search was fooled, nothing beat the noise"
     return "nothing beat the noise: the interval on fresh seeds includes zero"

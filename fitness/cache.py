@@ -38,6 +38,8 @@ class Cache:
             known = _decode(self._path(key).read_text())
         except (OSError, ValueError, KeyError, TypeError):
             return None
+        if known.evaluation_id == job.evaluation_id:  # paid for by a process that was killed before it could record it
+            return known
         return replace(
             known,
             evaluation_id=job.evaluation_id,
@@ -63,7 +65,11 @@ class Cache:
 def fingerprint(target: Target, base: Path, editable: Sequence[str], data: Path | None, device: str) -> str:
     """Return a hash of everything that a score depends on and that is the same for all jobs of a run."""
     commands = [target.feeder, target.server, target.judge, asdict(target.metric), sorted(target.variables.items())]
-    software = [platform.python_version(), platform.machine(), [_version(module) for module in target.preload]]
+    software = [
+        platform.python_version(),
+        platform.machine(),
+        [_version(module) for module in ("torch", "numpy", *target.preload)],
+    ]
     return _hash([FORMAT, commands, software, device, target.threads, frozen_hash(base, editable), _data_id(data)])
 
 

@@ -25,6 +25,7 @@ from fitness.commands import fill, placeholders
 from fitness.evaluation import Evaluation, Job
 from fitness.launch import Ended, ForkServer, child_environment, wait_for
 from fitness.reports import (
+    NO_SPACE,
     OUT_OF_MEMORY,
     Events,
     count,
@@ -351,7 +352,8 @@ def _crash(ended: Ended, log: str) -> Failure:
         return Failure(Status.OUT_OF_MEMORY, log)
     code = ended.code or 0
     how = f"exit code {code}" if code > 0 else f"signal {-code}"
-    return Failure(Status.CRASHED, f"{log.rstrip()}\n({how})", repeatable=code > 0)
+    repeatable = code > 0 and NO_SPACE not in log
+    return Failure(Status.CRASHED, f"{log.rstrip()}\n({how})", repeatable)
 
 
 def _with_reason(report: Mapping[str, object], log: str) -> str:

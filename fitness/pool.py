@@ -112,7 +112,8 @@ class LocalPool:
         key = cache_key(self._fixed, self._bench.target.rung(job.rung), job)
         known = self._cache.load(key, job, time.time())
         if known is not None:
-            note_hit(job, self._bench, known)
+            if known.source_evaluation_id:
+                note_hit(job, self._bench, known)
             return known
         outcome = self._evaluate(job, gpu)
         if outcome.repeatable and not self._closed.is_set():

@@ -21,6 +21,7 @@ TAIL_CHARS = 4000
 READ_BYTES = 32 << 20  # of any one file
 LARGEST_COUNT = 1 << 53
 NOTHING: Mapping[str, object] = {}
+NO_SPACE = "No space left on device"  # the machine's fault, whoever it happened to
 OUT_OF_MEMORY = re.compile(
     r"MemoryError|out of memory|(?:can't|cannot|can not) allocate memory|not enough memory|bad_alloc", re.I
 )

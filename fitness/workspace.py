@@ -13,6 +13,7 @@ from fitness.target import Target
 from population.genes import BaseTree
 
 LITTER = {"__pycache__", ".git"}
+RUN_TOML = "run.toml"  # a directory that holds one is a run, not a part of the target
 
 
 class OutsideWorkspace(ValueError):
@@ -69,7 +70,9 @@ def lay(base: Path, files: Mapping[str, str], workspace: Path) -> None:
     for path in files:
         if not _is_inside(path) or not (base / path).is_file():
             raise OutsideWorkspace(path)
-    shutil.copytree(base, workspace)
+    workspace.mkdir(parents=True)
+    for path in matches(base, ("**/*",)):
+        _copy(base / path, workspace / path)
     for path, text in files.items():
         (workspace / path).write_bytes(text.encode())
 
@@ -93,8 +96,14 @@ def _glob(root: Path, pattern: str, skip: Path | None) -> Iterator[str]:
         raise EmptyGlob(pattern, root)
     for path in root.glob(pattern):
         inside = path.relative_to(root)
-        if path.is_file() and not LITTER & set(inside.parts) and (skip is None or skip not in path.parents):
+        if path.is_file() and not LITTER & set(inside.parts) and not _is_of_a_run(root, inside, skip):
             yield inside.as_posix()
+
+
+def _is_of_a_run(root: Path, inside: Path, skip: Path | None) -> bool:
+    """Return whether a file lies in a run directory: the one at `skip`, or any other below the root."""
+    folders = [root / folder for folder in list(inside.parents)[:-1]]
+    return skip in folders or any((folder / RUN_TOML).exists() for folder in folders)
 
 
 def _read_text(path: Path) -> str:

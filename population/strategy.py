@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from population import dealing, selection
 from population.belief import Baseline, Belief, Evidence, GenePosterior, Rules, State, Told
@@ -95,6 +95,7 @@ class Strategy:
         self._told: list[Told] = []
         self._latest_deal: _Deal | None = None
         self._latest_replicate = 0
+        self._replicates: tuple[Result, ...] = ()  # of the closing challenger
         self._asked: Mating | None = None
         self._beliefs: dict[int, Belief] = {}
         self._scales: dict[int, Scales] = {}
@@ -127,14 +128,17 @@ class Strategy:
         belief = self._seen(birth)
         return self._recombine(belief, self._deal(birth, belief))
 
-    def closing(self) -> Mating | None:
-        """Return the plan of one last birth, once all are told: the replicates that a challenger still lacks."""
+    def closing(self) -> Genotype | None:
+        """Return the challenger that still lacks replicates when all births have been told; None if there is none."""
         birth = len(self._births)
         if len(self._told) < birth:
-            raise OutOfTurn("closing", birth, "every birth is told before the last one is planned")
-        challenger = self._challenger(self._belief(birth))
-        self._asked = challenger and self._replication(birth, challenger)
-        return self._asked
+            raise OutOfTurn("closing", birth, "every birth is told before the run is closed")
+        return self._challenger(self._belief(birth))
+
+    def close(self, results: Sequence[Result]) -> None:
+        """Learn the replicates of the closing challenger. They are no birth: a run that goes on does not see them."""
+        self._replicates = tuple(results)
+        self._beliefs.clear()
 
     def born(self, brood: Brood) -> None:
         """Learn what breeding made of the latest plan."""
@@ -264,6 +268,8 @@ class Strategy:
     def _challenger(self, belief: Belief) -> Genotype | None:
         """Return the genotype to replicate, if one is better than the champion beyond the parsimony margin."""
         s = self.settings
+        if not s.replicate_seeds:
+            return None
         champion, challenger = belief.champion(s.replicate_seeds), belief.challenger()
         better = belief.credit.difference(challenger.genes, champion.genes).mean
         known = challenger in belief.replicated(s.replicate_seeds)
@@ -310,7 +316,7 @@ class Strategy:
         if child.operator is not Operator.RECOMBINE:
             return
         plan = self.ask()
-        if len(plan.climb[0].seeds) > 1 and plan.genes == child.genotype.genes:
+        if plan.climb[0].seeds == self.settings.replicate_seeds:
             self._latest_replicate = child.birth
         else:
             self._latest_deal = self._deal(child.birth, self._seen(child.birth))
@@ -333,10 +339,18 @@ class Strategy:
         """Return the belief from the first n told births, the latest two kept."""
         if n not in self._beliefs:
             evidence = self._evidence(n)
+            if n == len(self._told) and self._replicates:
+                evidence = replace(evidence, told=(*evidence.told, self._closed()))
             while len(self._beliefs) > 1:
                 del self._beliefs[min(self._beliefs)]
             self._beliefs[n] = Belief(evidence, self._scales_at(n), self._relations, self._room(n))
         return self._beliefs[n]
+
+    def _closed(self) -> Told:
+        """Return the closing replicates as if they were a birth."""
+        genotype = self._replicates[0].genotype
+        child = Individual("closing", genotype, Operator.RECOMBINE, (), 0, len(self._births))
+        return Told(child, (), self._replicates, self._ran(child, self._replicates))
 
     def _evidence(self, n: int) -> Evidence:
         return Evidence(self._baseline, tuple(self._told[:n]), self._last.name, self.settings.rules)

@@ -49,19 +49,19 @@ def law(instance: int):
 class ScriptedRun:
     """The parts of a run in `directory`, which may hold the lineage of an earlier one that was cut off."""
 
-    def __init__(self, directory: Path, slots: int = 2, order: int = 0, instance: int = 0, **limits) -> None:
+    def __init__(self, directory: Path, slots: int = 2, order: int = 0, replicates: int = 4, **limits) -> None:
         target = load_target("landscape")
         base = read_base(target.root, target.editable)
         run = Run("run", target.name, "loss", "minimize", ("screen", "full"), {}, 0)
         fresh = not (directory / "engine.duckdb").exists()
         self.lineage = Lineage.create(directory, run, base) if fresh else Lineage.open(directory)
-        self.executor = ScriptedExecutor(law(instance), slots, order)
+        self.executor = ScriptedExecutor(law(0), slots, order)
         knobs = find_knobs(base, skip_flags(target))
         breeder = Breeder("run", base, knobs)
         dispatch = Dispatch("run", base, breeder.genes, self.executor, self.lineage)
-        settings = StrategySettings(offspring=12, lag=12, replicate_seeds=(1000, 1001, 1002, 1003))
+        settings = StrategySettings(offspring=12, lag=12, replicate_seeds=tuple(range(1000, 1000 + replicates)))
         strategy = Strategy(settings, [RungInfo(rung.name, rung.seeds) for rung in target.rungs], "minimize", 0)
-        bounds = Limits(**{"births": 61, "offspring": 12, **limits})
+        bounds = Limits(**{"births": 49, **limits})
         self.seen: list[Progress] = []
         nulls = null_genes(base, knobs, 2)
         self.engine = Engine(target, strategy, breeder, dispatch, self.lineage, nulls, bounds, self.seen.append)

@@ -37,7 +37,7 @@ def test_a_limit_is_taken_away_again(unset: str) -> None:
         ("generatons=3", 'no setting is called "generatons"; did you mean "generations"'),
         ("instanc=3", 'no setting is called "instanc"; did you mean "instance"'),
         ("variables=3", 'no setting is called "variables"'),
-        ("zzz=3", "known: confirm_seeds, executor, generations, instance, lag"),
+        ("zzz=3", "known: confirm_seeds, generations, instance, lag, max_evaluations"),
         ("generations=x", "\"generations\" must be a whole number, not 'x'"),
         ("generations=1.5", "\"generations\" must be a whole number, not '1.5'"),
         ("generations=auto", "\"generations\" must be a whole number, not 'auto'"),
@@ -45,7 +45,7 @@ def test_a_limit_is_taken_away_again(unset: str) -> None:
         ("max_hours=0", '"max_hours" must be above 0'),
         ("max_hours=inf", '"max_hours" must be finite'),
         ("seed=-1", '"seed" must be 0 or more'),
-        ("sandbox=off", "\"sandbox\" must be 'auto' or 'none', not 'off'"),
+        ("operator=magic", "\"operator\" must be 'auto' or 'local', not 'magic'"),
     ],
 )
 def test_every_wrong_set_is_one_sentence(text: str, sentence: str) -> None:
@@ -84,7 +84,7 @@ def test_workers_are_what_fits_on_the_cores(monkeypatch: pytest.MonkeyPatch, thr
 
 @pytest.mark.parametrize(
     "settings",
-    [RunSettings(), RunSettings(max_usd=2.5, max_evaluations=9, workers=1, variables={"a": 'quote " and \n line'})],
+    [RunSettings(), RunSettings(max_hours=2.5, max_evaluations=9, workers=1, variables={"a": 'quote " and \n line'})],
 )
 def test_settings_survive_run_toml(tmp_path: Path, settings: RunSettings) -> None:
     write_run_toml(tmp_path / "run.toml", settings)
