@@ -103,4 +103,5 @@ def diff_lines(confirmation: Confirmation, base: BaseTree, genes: Mapping[str, G
 def _spread(what: str, spread: Spread | None, metric: str) -> str:
     if spread is None:
         return f"{what}: not measured"
-    return f"{what}: {spread.sd:.4f} {metric} (n={spread.n}, 95 % interval {spread.sd_low:.4f} to {spread.sd_high:.4f})"
+    interval = f"95 % interval {spread.sd_low:.2g} to {spread.sd_high:.2g}"
+    return f"{what}: {spread.sd:.2g} {metric} (n={spread.n}, {interval})"
