@@ -21,6 +21,9 @@ check: test  ## what must be green before a change lands: lint, types, layers, t
 bench: $(STAMP)  ## every benchmark, each into benchmarks/results/ (long: the scan and the simulation take minutes)
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
+bench-long: $(STAMP)  ## a fresh clone timed, and the main job with 50 generations (an hour or more)
+	@for script in benchmarks/long/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
@@ -30,4 +33,4 @@ $(VENV)/.installed-dev: $(STAMP)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-.PHONY: help run test check bench
+.PHONY: help run test check bench bench-long

@@ -155,14 +155,14 @@ def evaluated(folder: Path) -> int:
 
 
 def test_ctrl_c_ends_in_order_and_resume_goes_on(tmp_path: Path) -> None:
-    live = start(tmp_path, "run", "--target", "landscape", "--generations", "8", "--run-dir", "r")
+    live = start(tmp_path, "run", "--target", "landscape", "--generations", "5", "--run-dir", "r")
     while evaluated(tmp_path) < 20 and live.poll() is None:
         time.sleep(0.1)
     live.send_signal(signal.SIGINT)
     assert live.wait(timeout=20) == 0
     assert evolve(tmp_path, "status", "r").stdout.startswith("run           r: stopped")
     assert evolve(tmp_path, "resume", "r").returncode == 0
-    assert json.loads(evolve(tmp_path, "status", "r", "--json").stdout)["births"] == 96
+    assert json.loads(evolve(tmp_path, "status", "r", "--json").stdout)["births"] == 60
 
 
 def test_a_live_run_has_one_writer(tmp_path: Path) -> None:
@@ -181,10 +181,10 @@ def test_1_2_and_4_workers_give_the_same_lineage(tmp_path: Path) -> None:
     scored = "SELECT genotype_id, rung, seed, split, status, score FROM evaluations ORDER BY ALL"
     told = set()
     for workers in ("1", "2", "4"):
-        words = ("run", "--target", "landscape", "--generations", "3", "--workers", workers, "--run-dir", f"r{workers}")
+        words = ("run", "--target", "landscape", "--generations", "2", "--workers", workers, "--run-dir", f"r{workers}")
         assert evolve(tmp_path, *words, "--set", "lag=6").returncode == 0
         asked = [evolve(tmp_path, "sql", q, "--run", f"r{workers}", "--format", "csv").stdout for q in (born, scored)]
         told.add("".join(asked))
         shutil.rmtree(tmp_path / "cache")  # or the second run would be read from it
     assert len(told) == 1
-    assert len(told.pop().splitlines()) > 80
+    assert len(told.pop().splitlines()) > 60
