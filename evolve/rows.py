@@ -7,12 +7,12 @@ from typing import Any
 
 from evolve.records import Effect, LlmCall
 from fitness.evaluation import Evaluation, Point
+from fitness.reports import thin
 from population.genes import BaseTree, Category, Edit, Gene, Origin, lines_changed, render_diff
 from population.individuals import Genotype, Individual, Operator, Status
 
 Row = tuple[Any, ...]
 
-CURVE_POINTS = 200
 CURVE = ("evaluation_id", "step", "tokens", "seconds", "train_loss")
 GENE = ("gene_id", "title", "hypothesis", "category", "origin", "allele_of")
 INDIVIDUAL = ("individual_id", "genotype_id", "operator", "generation", "birth", "island")
@@ -72,15 +72,8 @@ def evaluation_of(row: Row, genotype: Genotype, curve: Sequence[Row]) -> Evaluat
 
 def curve_rows(evaluation: Evaluation) -> list[Row]:
     """Return the columns CURVE for each point that is kept."""
-    points = thinned(evaluation.curve, CURVE_POINTS)
+    points = thin(list(evaluation.curve))
     return [(evaluation.evaluation_id, p.step, p.tokens, p.seconds, p.train_loss) for p in points]
-
-
-def thinned(curve: Sequence[Point], most: int) -> Sequence[Point]:
-    """Return at most `most` (two or more) points of a curve, evenly spaced, the first and the last among them."""
-    if len(curve) <= most:
-        return curve
-    return [curve[round(i * (len(curve) - 1) / (most - 1))] for i in range(most)]
 
 
 def call_row(call: LlmCall, run_id: str) -> Row:

@@ -74,8 +74,8 @@ def _closing(session: Session) -> list[str]:
 def _found(session: Session, confirmation: Confirmation) -> list[str]:
     if not session.breeds:
         return []
-    metric, genes = session.target.metric, session.genes
+    genes = session.genes
     return [
-        *champion_lines(confirmation, genes, session.engine.posterior(), metric.name, metric.direction),
+        *champion_lines(confirmation, genes, session.engine.posterior(), session.target),
         *diff_lines(confirmation, session.lineage.base, genes),
     ]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from evolve.breeding import Breeder
 from evolve.dispatch import Dispatch
-from evolve.engine import Engine, Limits, Progress
+from evolve.engine import CONFIRM_SEED, Engine, Limits, Progress
 from evolve.hardware import cuda_gpus
 from evolve.lineage import Lineage
 from evolve.records import Run
@@ -27,7 +27,7 @@ from fitness.target import Target
 from fitness.workspace import read_base, snapshot
 from population.genes import Gene
 from population.knobs import find_knobs, null_genes
-from population.strategy import RungInfo, Strategy, StrategySettings
+from population.strategy import RungInfo, SharedSeeds, Strategy, StrategySettings
 
 REPLICATE_SEED = 1_000  # replicates count up from here, confirmation from engine.CONFIRM_SEED
 
@@ -49,7 +49,8 @@ def create(settings: RunSettings, wanted: Path | None) -> RunDirectory:
         git_commit=_git_commit(target.root),
         machine=_machine(),
     )
-    Lineage.create(run.path, described, read_base(run.base, target.editable)).close()
+    with Lineage.create(run.path, described, read_base(run.base, target.editable)) as lineage:
+        lineage.publish()
     write_run_toml(run.settings, settings)
     return run
 
@@ -73,6 +74,7 @@ def open_session(
     """Open a run for work: lock it, prepare its data, start its executor; close everything at the end."""
     settings = read_run_toml(run.settings)
     target = load_target(run.target, settings.preset, settings.variables, root=run.base)
+    _check_seeds(target, settings.confirm_seeds)
     workers = settings.workers or 1
     with ExitStack() as stack:
         stack.enter_context(RunLock(run.path))
@@ -102,6 +104,14 @@ def _described(settings: RunSettings, target: Target, workers: int) -> str:
 def _strategy(settings: RunSettings, target: Target) -> Strategy:
     rungs = [RungInfo(rung.name, rung.seeds) for rung in target.rungs]
     return Strategy(_strategy_settings(settings), rungs, target.metric.direction, settings.seed)
+
+
+def _check_seeds(target: Target, confirm_seeds: int) -> None:
+    """Raise SharedSeeds if confirmation would use a seed that the search uses."""
+    kept = range(CONFIRM_SEED, CONFIRM_SEED + confirm_seeds)
+    shared = [seed for rung in target.rungs for seed in rung.seeds if seed in kept]
+    if shared:
+        raise SharedSeeds(shared)
 
 
 def _strategy_settings(settings: RunSettings) -> StrategySettings:

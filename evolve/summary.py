@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from evolve.engine import Confirmation, Forecast
 from fitness.evaluation import Evaluation
+from fitness.target import Target
 from population.belief import GenePosterior
 from population.contrasts import Contrast, NoiseFloor, Spread
 from population.genes import BaseTree, Gene, render_diff
@@ -49,11 +50,7 @@ def noise_lines(floor: NoiseFloor, metric: str) -> list[str]:
 
 
 def champion_lines(
-    confirmation: Confirmation,
-    genes: Mapping[str, Gene],
-    posterior: Mapping[str, GenePosterior],
-    metric: str,
-    direction: str,
+    confirmation: Confirmation, genes: Mapping[str, Gene], posterior: Mapping[str, GenePosterior], target: Target
 ) -> list[str]:
     """Return the champion's genes with their posterior gain, its confirmed effect, and what that allows one to say."""
     carried = [genes[name] for name in confirmation.champion.genes]
@@ -65,21 +62,23 @@ def champion_lines(
         lines.append(
             f"              {gene.gene_id[:8]}  {gene.title}  (gain {held.mean:+.4f} +- {held.sd:.4f}, n={held.n})"
         )
-    return [*lines, *_confirmed(confirmation, metric, direction)]
+    return [*lines, *_confirmed(confirmation, target)]
 
 
-def _confirmed(confirmation: Confirmation, metric: str, direction: str) -> list[str]:
+def _confirmed(confirmation: Confirmation, target: Target) -> list[str]:
     contrast = confirmation.contrast
     if confirmation.failures:
         return [f"verdict       not an improvement: {confirmation.failures} of its runs on fresh seeds failed"]
     if contrast is None:
         return ["verdict       open: fewer than two fresh seeds were scored, so there is no interval"]
-    effect = f"{contrast.estimate:+.4f} {metric}, 95 % interval {contrast.ci_low:+.4f} to {contrast.ci_high:+.4f}"
-    uses = f"the lockbox split ({confirmation.lockbox_uses} uses)"
+    interval = f"95 % interval {contrast.ci_low:+.4f} to {contrast.ci_high:+.4f}"
+    effect = f"{contrast.estimate:+.4f} {target.metric.name}, {interval}"
+    has_lockbox = any("{split}" in word for word in target.judge)
+    lockbox = f" and the lockbox split ({confirmation.lockbox_uses} uses)" if has_lockbox else ""
     return [
         f"effect        {effect}",
-        f"              best minus base on {contrast.n} fresh seeds and {uses}",
-        f"verdict       {verdict(contrast, direction)}",
+        f"              best minus base on {contrast.n} fresh seeds{lockbox}",
+        f"verdict       {verdict(contrast, target.metric.direction)}",
     ]
 
 
@@ -89,7 +88,7 @@ def verdict(contrast: Contrast, direction: str) -> str:
         (contrast.ci_low, contrast.ci_high) if direction == "maximize" else (-contrast.ci_high, -contrast.ci_low)
     )
     if low > 0:
-        return "an improvement: the interval excludes zero on seeds, and on a split, that the search never used"
+        return "an improvement: the interval on fresh seeds excludes zero"
     if high < 0:
         return "worse than the base on fresh seeds: the search was fooled, nothing beat the noise"
     return "nothing beat the noise: the interval on fresh seeds includes zero"

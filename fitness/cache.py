@@ -21,11 +21,6 @@ from population.individuals import Genotype, Status
 FORMAT = 1  # part of every key: raise it when the meaning of an entry changes
 
 
-def cache_folder() -> Path:
-    """Return the user's cache folder for this project."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "evolve"
-
-
 class Cache:
     """Evaluations by key. A damaged entry is no entry."""
 

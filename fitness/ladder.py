@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from fitness.target import Rung
 from population.individuals import Result, Status, Step
 
 
@@ -34,8 +33,3 @@ def passes(step: Step, results: Sequence[Result], direction: str) -> bool:
         return True
     mean = sum(scores) / len(scores)
     return mean <= step.worst if direction == "minimize" else mean >= step.worst
-
-
-def whole_climb(rungs: Iterable[Rung]) -> tuple[Step, ...]:
-    """Return the climb that visits every rung with all its seeds and stops only at a failure."""
-    return tuple(Step(rung.name, rung.seeds) for rung in rungs)

@@ -1,4 +1,4 @@
-"""A target as fitness sees it: files, commands, rungs. Read from TOML by evolve/targets.py; here only values."""
+"""A target as fitness sees it: files, commands, rungs. Read from TOML by evolve/target_files.py; here only values."""
 
 from __future__ import annotations
 

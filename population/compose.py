@@ -84,11 +84,6 @@ def compatible(gene: Gene, genes: Iterable[Gene]) -> bool:
     return all(conflict(gene, other) is None for other in genes)
 
 
-def closed(genes: Iterable[Gene], pool: Mapping[str, Gene] | None = None) -> bool:
-    """Say whether everything that these genes require is among them, itself or as a later allele."""
-    return not unmet(tuple(genes), pool)
-
-
 def unmet(genes: Sequence[Gene], pool: Mapping[str, Gene] | None = None) -> list[tuple[Gene, str]]:
     """Return each gene with an id that it requires and that these genes do not satisfy."""
     if not any(gene.requires for gene in genes):

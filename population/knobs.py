@@ -80,11 +80,6 @@ def moved_by(gene: Gene, knob: Knob) -> bool:
     return _number_in(gene, knob) is not None
 
 
-def knob_of(gene: Gene, knobs: Sequence[Knob]) -> Knob | None:
-    """Return the first knob that a gene moves."""
-    return next((knob for knob in knobs if moved_by(gene, knob)), None)
-
-
 def knob_gene(base: BaseTree, knob: Knob, replacement: str, current: Gene | None = None) -> Gene:
     """Return the gene that sets a knob; with `current`, the allele of that gene in which only this knob differs.
 

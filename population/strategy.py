@@ -29,7 +29,9 @@ class SharedSeeds(Mistake):
     """Raised when replicates would reuse seeds that candidates are chosen by."""
 
     def __init__(self, seeds: Sequence[int]) -> None:
-        super().__init__(f"replicate seeds {list(seeds)} are also seeds of a rung: replicates need seeds of their own")
+        super().__init__(
+            f"seeds {list(seeds)} are kept for replicates and confirmation, but a rung uses them: give the rung others"
+        )
 
 
 @dataclass(frozen=True)
@@ -56,14 +58,6 @@ class StrategySettings:
     replicate_every: int = 24  # births between two replications, at least
     drop_every: int = 12  # births between two drops
     rules: Rules = field(default_factory=Rules)
-
-
-@dataclass(frozen=True)
-class Leader:
-    """A living individual with its denoised gain."""
-
-    individual: Individual
-    gain: Effect
 
 
 @dataclass(frozen=True)
@@ -180,12 +174,6 @@ class Strategy:
     def largest_climb(self) -> int:
         """Return the most evaluations that one birth can cost."""
         return max(len(self._rungs), len(self.settings.replicate_seeds))
-
-    def leaders(self) -> tuple[Leader, ...]:
-        """Return the archive: the best individuals with distinct genotypes, best first."""
-        belief = self._belief(len(self._told))
-        best = selection.archive(self._candidates(belief), self.settings.population)
-        return tuple(Leader(c.individual, belief.credit.predict(c.individual.genotype.genes)) for c in best)
 
     def posterior(self) -> dict[str, GenePosterior]:
         """Return gene -> what is believed of its gain, for every gene whose first birth has been told."""

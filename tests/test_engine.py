@@ -10,6 +10,7 @@ from evolve.engine import CONFIRM_SEED
 from evolve.errors import OnlyFailures, TooFewEvaluations
 from evolve.query import run_query
 from evolve.summary import champion_lines
+from evolve.target_files import load_target
 from fitness.evaluation import Job
 from population.individuals import Genotype, Operator, Status
 
@@ -188,7 +189,7 @@ def test_a_champion_that_fails_on_fresh_seeds_is_no_improvement(tmp_path: Path) 
     confirmation = run.engine.run()
     assert confirmation is not None
     assert confirmation.failures == 1
-    said = champion_lines(confirmation, run.lineage.genes(), run.engine.posterior(), "loss", "minimize")
+    said = champion_lines(confirmation, run.lineage.genes(), run.engine.posterior(), load_target("landscape"))
     assert "not an improvement: 1 of its runs on fresh seeds failed" in said[-1]
 
 

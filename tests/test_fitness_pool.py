@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from fitness_cases import ALONE, RECIPE, TINY, edited, eventually, is_alive, job, running, with_rung
 
-from fitness.cache import Cache, cache_folder, cache_key, device_model, fingerprint
+from fitness.cache import Cache, cache_key, device_model, fingerprint
 from fitness.evaluation import Evaluation, Executor, Job
 from fitness.mistakes import MachineFailed, UnknownPlaceholder
 from fitness.pool import LocalPool
@@ -210,9 +210,7 @@ def test_a_key_depends_on_everything_that_a_score_depends_on(tmp_path: Path) -> 
     assert cache_key(plain, rung, job(name="e9")) in keys
 
 
-def test_the_cache_folder_follows_the_users_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / "evolve"
+def test_the_device_model_is_the_gpus_or_the_processors() -> None:
     assert device_model(["H200", "H200"]) == "H200"
     assert device_model([])
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from fitness.commands import fill, placeholders
 from fitness.evaluation import Point
-from fitness.ladder import next_step, passes, whole_climb
+from fitness.ladder import next_step, passes
 from fitness.mistakes import EmptyGlob, NotText, PrepareFailed, UnknownPlaceholder
 from fitness.prepare import prepare
 from fitness.reports import read_start, thin
@@ -136,10 +136,6 @@ def test_maximizing_is_minimizing_of_the_negative(scores: list[float], worst: fl
     down = passes(Step("a", (), worst), [result("a", i, s) for i, s in enumerate(scores)], "minimize")
     up = passes(Step("a", (), -worst), [result("a", i, -s) for i, s in enumerate(scores)], "maximize")
     assert up == down
-
-
-def test_a_whole_climb_visits_every_rung_with_its_seeds() -> None:
-    assert whole_climb(TINY.rungs) == (Step("screen", (0, 1)),)
 
 
 # reports

@@ -20,8 +20,8 @@ from lineage_fixture import BASE, GENES, INDIVIDUALS, ONE, RUN, TWO, evaluation,
 
 from evolve.lineage import Lineage, LineageExists, NoLineage, read
 from evolve.records import Posterior
-from evolve.rows import thinned
 from fitness.evaluation import Evaluation, Point
+from fitness.reports import thin
 from population.genes import Edit
 from population.individuals import Brood, Genotype, Status
 
@@ -107,11 +107,11 @@ def test_text_that_utf8_cannot_hold_does_not_stop_the_record(tmp_path: Path) -> 
 
 def test_long_curves_are_thinned_and_keep_their_ends() -> None:
     curve = [Point(step, None, None, 1.0) for step in range(1001)]
-    kept = thinned(curve, 200)
+    kept = thin(curve)
     assert len(kept) == 200
     assert (kept[0].step, kept[-1].step) == (0, 1000)
     assert {b.step - a.step for a, b in itertools.pairwise(kept)} <= {5, 6}
-    assert thinned(curve[:200], 200) == curve[:200]
+    assert list(thin(curve[:200])) == curve[:200]
 
 
 def test_edits_are_recorded_as_people_read_them(tmp_path: Path) -> None:
