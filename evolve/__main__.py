@@ -5,15 +5,19 @@ depend on the machine. The variables only count if they are set before numpy is 
 """
 
 import os
+import sys
 
 
 def main() -> None:
     """Run the command line."""
     for library in ("OPENBLAS", "MKL", "OMP"):
         os.environ[f"{library}_NUM_THREADS"] = "1"
-    from evolve.cli import main as commands
+    try:
+        from evolve.cli import main as commands
 
-    commands()
+        commands()
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ class Commands(click.Group):
             errors.print(f"evolve: {mistake}", markup=False)
             sys.exit(exit_code(mistake))
         except KeyboardInterrupt:
-            errors.print("evolve: stopped; `evolve resume` goes on with a run that had begun", markup=False)
+            errors.print("evolve: stopped at once; if a run had begun, `evolve resume` goes on with it", markup=False)
             sys.exit(130)
         except OSError as machine:
             if machine.errno == EPIPE:

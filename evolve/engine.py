@@ -193,11 +193,15 @@ class Engine:
         self._overhead += len(plan)
         if self._limits.evaluations is not None and self._overhead > self._limits.evaluations:
             raise TooFewEvaluations(self._limits.evaluations, self._overhead)
-        names = [self._dispatch.want(genotype, rung, seed, use_cache=False) for genotype, rung, seed in plan]
-        ended = self._await(names, "baseline")
-        if ended is not None:
-            self._check_base(ended)
-            self._strategy.observe([e.result for e in ended])
+        first = [(Genotype(), rung.name, rung.seeds[0]) for rung in self._target.rungs]
+        for part in (first, plan):  # a base that fails everywhere should not be paid for everywhere
+            names = [self._dispatch.want(genotype, rung, seed, use_cache=False) for genotype, rung, seed in part]
+            ended = self._await(names, "baseline")
+            if ended is None:
+                return
+            if part is plan or all(e.score is None for e in ended):
+                self._check_base(ended)
+        self._strategy.observe([e.result for e in ended])
 
     def _base_plan(self) -> list[tuple[Genotype, str, int]]:
         """Return what the noise floor takes: the base everywhere, null genes on the last rung's own seeds."""
@@ -322,7 +326,8 @@ class Engine:
         finished = self._dispatch.finished
         failures = sum(e.score is None for e in finished)
         floor, best = self._strategy.noise_floor.baseline, self._best()
-        return Progress(phase, len(self._spent), self._limits.births, len(finished), failures, floor, *best)
+        born = max(0, len(self._spent) - 1)  # without the base, which is birth 0
+        return Progress(phase, born, self._limits.births - 1, len(finished), failures, floor, *best)
 
     def _best(self) -> tuple[int, float]:
         """Return size and shrunken gain of the champion, worked out once for each told birth."""

@@ -27,6 +27,8 @@ Exception
 |   |   |-- WrongSetting            a value of the wrong type or outside its range
 |   |   |-- BadRunToml              a run.toml that cannot be read
 |   |   `-- TooFewEvaluations       a limit below what the noise floor and the confirmation take
+|   |-- NothingToMove               no numeric constant in the editable files, and nobody else breeds
+|   |-- NoCache                     the cache folder cannot be made
 |   |-- LineageExists               a new lineage would write over an old one
 |   |-- NoLineage                   nothing has been recorded there
 |   |-- LineageBroken               a file that is damaged, held by another program, or cannot be written
@@ -252,7 +254,7 @@ class NoLineage(Mistake):
     """Nothing has been recorded there."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(f"there is no lineage at {path}; name a run directory in which a run has been started")
+        super().__init__(f"there is no lineage at {path}; if a run was started there, `evolve resume` publishes it")
 
 
 class BadQuery(Mistake):
@@ -267,3 +269,20 @@ class LineageBroken(Mistake):
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"the lineage cannot be used: {reason}; what was recorded before is not touched")
+
+
+class NothingToMove(Mistake):
+    """No numeric constant in the editable files, and nobody else breeds."""
+
+    def __init__(self, target: str) -> None:
+        super().__init__(
+            f"the editable files of {target} hold no numeric constant that its rungs do not pass as a flag, so there is"
+            " nothing to move; name other files in `editable`"
+        )
+
+
+class NoCache(Mistake):
+    """The cache folder cannot be made."""
+
+    def __init__(self, folder: Path, error: OSError) -> None:
+        super().__init__(f"the cache folder {folder} cannot be made ({error.strerror}); set XDG_CACHE_HOME to another")

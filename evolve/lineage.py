@@ -54,11 +54,15 @@ T = TypeVar("T")
 
 @contextmanager
 def _door() -> Generator[None]:
-    """Say what DuckDB could not do in one sentence."""
+    """Say what DuckDB could not do in one sentence; it makes a RuntimeError of Ctrl-C, which becomes what it was."""
     try:
         yield
     except duckdb.Error as error:
         raise LineageBroken(_sentence(str(error))) from error
+    except RuntimeError as error:
+        if "interrupted" in str(error):
+            raise KeyboardInterrupt from error
+        raise
 
 
 class Lineage:
@@ -203,6 +207,12 @@ class Lineage:
             self._record_genotypes({champion: None})
             self._connection.execute("UPDATE runs SET champion = ?", [champion.genotype_id])
 
+    @property
+    def status(self) -> str:
+        """Return where the run stood when that was last said."""
+        ((status,),) = self._rows("SELECT status FROM runs")
+        return status
+
     # reading, for resume
 
     @cached_property
@@ -336,6 +346,8 @@ def _sayable(value: object) -> object:
 
 def _relation(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.DuckDBPyRelation:
     statements = connection.extract_statements(sql)
+    if not statements:
+        raise BadQuery("it is empty")
     if len(statements) != 1:
         raise BadQuery(f"it takes one statement at a time, and this has {len(statements)}")
     relation = connection.sql(sql) if statements[0].type in READING else None
@@ -372,4 +384,5 @@ def _copy(descriptor: int, to: Path) -> None:
 
 
 def _rows(connection: duckdb.DuckDBPyConnection, sql: str, values: Sequence[object] = ()) -> list[Row]:
-    return connection.execute(sql, values).fetchall()
+    with _door():
+        return connection.execute(sql, values).fetchall()

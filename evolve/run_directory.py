@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-import shutil
+import shlex
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from evolve.runlock import LOCK, RunLock
 from population.mistakes import Mistake
 
 
@@ -27,6 +30,20 @@ class RunExists(Mistake):
         )
 
 
+class NotEmpty(Mistake):
+    """A new run would mix its files with others."""
+
+    def __init__(self, where: Path) -> None:
+        super().__init__(f"{where} is not empty and holds no run; give --run-dir a new or an empty directory")
+
+
+class NoPlace(Mistake):
+    """A run directory cannot be made."""
+
+    def __init__(self, where: Path, error: OSError) -> None:
+        super().__init__(f"no run directory can be made at {where} ({error.strerror}); give another --run-dir")
+
+
 @dataclass(frozen=True)
 class RunDirectory:
     """The paths of one run."""
@@ -37,7 +54,7 @@ class RunDirectory:
     def shown(self) -> str:
         """Return the path as people should type it from here."""
         here = Path.cwd()
-        return str(self.path.relative_to(here) if self.path.is_relative_to(here) else self.path)
+        return shlex.quote(str(self.path.relative_to(here) if self.path.is_relative_to(here) else self.path))
 
     @property
     def settings(self) -> Path:
@@ -65,17 +82,24 @@ def cache_root() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "evolve"
 
 
-def new_run(wanted: Path | None, target: str) -> RunDirectory:
-    """Make a fresh run directory: `wanted`, or a dated one under runs/."""
+@contextmanager
+def new_run(wanted: Path | None, target: str) -> Generator[RunDirectory]:
+    """Make a run directory and hold its lock: `wanted`, which must be new or empty, or a dated one under runs/."""
     path = wanted or Path("runs") / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{target}"
     run = RunDirectory(path.absolute())
-    if run.settings.exists():
-        raise RunExists(path)
-    for leftover in (run.base, run.target, *run.path.glob("engine.duckdb*")):  # of a start that was cut off
-        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
-    run.evaluations.mkdir(parents=True, exist_ok=True)
-    (run.path / "inbox").mkdir(exist_ok=True)
-    return run
+    try:
+        run.path.mkdir(parents=True, exist_ok=True)
+        lock = RunLock(run.path)
+    except OSError as error:
+        raise NoPlace(path, error) from error
+    with lock:
+        if run.settings.exists():
+            raise RunExists(path)
+        if any(entry.name != LOCK for entry in run.path.iterdir()):
+            raise NotEmpty(path)
+        run.evaluations.mkdir()
+        (run.path / "inbox").mkdir()
+        yield run
 
 
 def find_run(wanted: Path | None) -> RunDirectory:

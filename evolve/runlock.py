@@ -9,6 +9,7 @@ from pathlib import Path
 
 from population.mistakes import Mistake
 
+LOCK = "lock"  # the file in a run directory
 PATIENCE_S = 0.5  # a look at the lock (is_live) takes it for a moment
 
 
@@ -57,7 +58,7 @@ def is_live(run_dir: Path) -> bool:
 
 
 def _path(run_dir: Path) -> Path:
-    return run_dir / "lock"
+    return run_dir / LOCK
 
 
 def _locked(descriptor: int, kind: int) -> bool:

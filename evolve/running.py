@@ -44,15 +44,18 @@ def work(
 
 def _to_the_end(session: Session, watch: Watch) -> Confirmation | None:
     """Run the engine; whatever happens, the lineage says how it ended and is published."""
+    was_finished = session.lineage.status == "finished"
+    if was_finished:
+        watch.say("finished      before: nothing is run again, this is what it found")
     session.lineage.set_status("running")
     try:
         session.engine.score_base()
-        if session.breeds and not session.engine.stopping:
+        if session.breeds and not was_finished and not session.engine.stopping:
             watch.say(forecast_line(session.engine.forecast(), session.target.metric.name))
         confirmation = session.engine.evolve()
-    except BaseException:
+    except BaseException as error:
         with suppress(Mistake, OSError):  # what went wrong first is what counts
-            _close(session, "failed")
+            _close(session, "stopped" if isinstance(error, KeyboardInterrupt) else "failed")
         raise
     _close(session, "stopped" if confirmation is None else "finished")
     return confirmation

@@ -152,7 +152,7 @@ CREATE TABLE gene_posteriors (         -- what all evaluations together say abou
     sd DOUBLE NOT NULL,                -- posterior sd of its gain
     p_positive DOUBLE NOT NULL,        -- probability that its gain is above zero
     n INTEGER NOT NULL,                -- evaluations that carried it
-    state VARCHAR NOT NULL,            -- where the engine keeps it: under test, core, retired, failed
+    state VARCHAR NOT NULL,            -- where the engine keeps it: under test, core, retired, wrecked
     updated_at TIMESTAMP NOT NULL,     -- when it was computed
     PRIMARY KEY (run_id, rung, gene_id)
 );

@@ -13,6 +13,7 @@ from pathlib import Path
 from evolve.breeding import Breeder
 from evolve.dispatch import Dispatch
 from evolve.engine import CONFIRM_SEED, Engine, Limits, Progress
+from evolve.errors import NoCache, NothingToMove
 from evolve.hardware import cuda_gpus
 from evolve.lineage import Lineage
 from evolve.records import Run
@@ -35,10 +36,19 @@ REPLICATE_SEED = 1_000  # replicates count up from here, confirmation from engin
 def create(settings: RunSettings, wanted: Path | None) -> RunDirectory:
     """Make a run directory that holds all a run needs: settings, target, base and an empty lineage."""
     settings, target = resolve(settings)
-    run = new_run(wanted, target.name)
-    run.target.write_bytes(target_path(settings.target).read_bytes())
-    snapshot(target, run.base)
-    described = Run(
+    toml = target_path(settings.target).read_bytes()
+    with new_run(wanted, target.name) as run:
+        run.target.write_bytes(toml)
+        snapshot(target, run.base)
+        base = read_base(run.base, target.editable)
+        with Lineage.create(run.path, _run_of(run, settings, target), base) as lineage:
+            lineage.publish()
+        write_run_toml(run.settings, settings)
+    return run
+
+
+def _run_of(run: RunDirectory, settings: RunSettings, target: Target) -> Run:
+    return Run(
         run_id=run.path.name,
         target=target.name,
         metric=target.metric.name,
@@ -49,10 +59,6 @@ def create(settings: RunSettings, wanted: Path | None) -> RunDirectory:
         git_commit=_git_commit(target.root),
         machine=_machine(),
     )
-    with Lineage.create(run.path, described, read_base(run.base, target.editable)) as lineage:
-        lineage.publish()
-    write_run_toml(run.settings, settings)
-    return run
 
 
 @dataclass(frozen=True)
@@ -80,10 +86,13 @@ def open_session(
         stack.enter_context(RunLock(run.path))
         lineage = stack.enter_context(Lineage.open(run.path))
         say(_described(settings, target, workers))
+        _make_folder(caches)
         data = prepare(target, run.base, caches / "data")
         pool = LocalPool(target, run.path, run.base, data, workers, Cache(caches / "scores"), cuda_gpus())
         stack.callback(pool.close)
         knobs = find_knobs(lineage.base, skip_flags(target))
+        if settings.generations and not knobs:
+            raise NothingToMove(target.name)
         breeder = Breeder(lineage.run_id, lineage.base, knobs)
         dispatch = Dispatch(lineage.run_id, lineage.base, breeder.genes, pool, lineage)
         nulls = null_genes(lineage.base, knobs, settings.null_genes)
@@ -104,6 +113,14 @@ def _described(settings: RunSettings, target: Target, workers: int) -> str:
 def _strategy(settings: RunSettings, target: Target) -> Strategy:
     rungs = [RungInfo(rung.name, rung.seeds) for rung in target.rungs]
     return Strategy(_strategy_settings(settings), rungs, target.metric.direction, settings.seed)
+
+
+def _make_folder(caches: Path) -> None:
+    """Find out before anything is paid for whether the caches can be written."""
+    try:
+        caches.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise NoCache(caches, error) from error
 
 
 def _check_seeds(target: Target, confirm_seeds: int) -> None:

@@ -34,7 +34,7 @@ class RunSettings:
     population: Annotated[int, Field(ge=2)] = 12
     offspring: Count = 12  # births per generation
     lag: Count = 12  # birth k looks at results of births up to k - lag
-    seed: NonNegative = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     workers: Count | None = None
     max_hours: Positive | None = None
     max_evaluations: Count | None = None
@@ -109,7 +109,11 @@ def read_run_toml(path: Path) -> RunSettings:
     for key in raw:
         if key not in KEYS:
             raise BadRunToml(path, f'no setting is called "{key}"; {suggestion(key, KEYS)}')
-    return RunSettings(**{key: _checked(key, value) for key, value in raw.items()})
+    values = {key: _checked(key, value) for key, value in raw.items()}
+    missing = [f.name for f in fields(RunSettings) if f.default is not None and f.name not in raw]
+    if missing:
+        raise BadRunToml(path, f"it lacks {', '.join(missing)}; put it back as the run wrote it")
+    return RunSettings(**values)
 
 
 def _parse(key: str, text: str) -> Any:

@@ -74,11 +74,12 @@ def _confirmed(confirmation: Confirmation, target: Target) -> list[str]:
     interval = f"95 % interval {contrast.ci_low:+.4f} to {contrast.ci_high:+.4f}"
     effect = f"{contrast.estimate:+.4f} {target.metric.name}, {interval}"
     has_lockbox = any("{split}" in word for word in target.judge)
+    honesty = "" if target.judge else " (as the target itself reports its score)"
     lockbox = f" and the lockbox split ({confirmation.lockbox_uses} uses)" if has_lockbox else ""
     return [
         f"effect        {effect}",
         f"              best minus base on {contrast.n} fresh seeds{lockbox}",
-        f"verdict       {verdict(contrast, target.metric.direction)}",
+        f"verdict       {verdict(contrast, target.metric.direction)}{honesty}",
     ]
 
 

@@ -86,26 +86,22 @@ def print_status(found: Mapping[str, Any]) -> None:
             f"base          {base['mean']:.4f} {found['metric']}, sd {_number(base['sd'], '')} (n={base['n']})"
         )
     if best:
-        parts = f"{best['n_genes']} genes, mean {best['mean']:.4f} (n={best['n']}), gain {_number(best['gain'])}"
+        parts = f"{best['n_genes']} genes, gain {_number(best['gain'])} at {best['gain_n']} common seeds"
         console.print(f"best          {best['genotype_id']}: {parts}")
 
 
 def print_genes(found: Sequence[Mapping[str, Any]]) -> None:
     """Print the genes of a run, best first."""
     names = ("gene", "gain", "+-", "P(gain>0)", "n", "state", "title")
-    rows = [
-        (
-            g["gene_id"][:8],
-            _number(g["mean"]),
-            _number(g["sd"], ""),
-            _share(g["p_positive"]),
-            g["n"],
-            _state(g),
-            g["title"],
-        )
-        for g in found
-    ]
+    rows = [(g["gene_id"][:8], *_belief(g), g["n"], _state(g), g["title"]) for g in found]
     console.print(as_table(names, rows), end="", markup=False)
+
+
+def _belief(gene: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return gain, sd and P(gain > 0); blank for a gene that was never seen on the rung that counts."""
+    if not gene["n"]:
+        return "", "", ""
+    return _number(gene["mean"]), _number(gene["sd"], ""), _share(gene["p_positive"])
 
 
 def _state(gene: Mapping[str, Any]) -> str:

@@ -51,7 +51,7 @@ FROM board WHERE n_genes = 0
 BEST = (
     COUNTS
     + """
-SELECT genotype_id, n_genes, mean, se, gain, gain_se, n FROM board JOIN runs ON champion = genotype_id
+SELECT genotype_id, n_genes, mean, se, gain, gain_se, gain_n, n FROM board JOIN runs ON champion = genotype_id
 """
 )
 

@@ -21,6 +21,7 @@ TAIL_CHARS = 4000
 READ_BYTES = 32 << 20  # of any one file
 LARGEST_COUNT = 1 << 53
 NOTHING: Mapping[str, object] = {}
+CONTROL = dict.fromkeys(set(range(32)) - set(b"\n\t") | set(range(127, 160)))  # must not reach a terminal
 NO_SPACE = "No space left on device"  # the machine's fault, whoever it happened to
 OUT_OF_MEMORY = re.compile(
     r"MemoryError|out of memory|(?:can't|cannot|can not) allocate memory|not enough memory|bad_alloc", re.I
@@ -99,7 +100,7 @@ def thin(points: list[Point]) -> tuple[Point, ...]:
 
 def tail(text: str) -> str:
     """Return the end of a log."""
-    return text[-TAIL_CHARS:].replace("\0", "")
+    return text[-TAIL_CHARS:].translate(CONTROL)
 
 
 def read_start(path: Path) -> str:

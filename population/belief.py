@@ -27,7 +27,7 @@ class State(StrEnum):
     UNDER_TEST = "under test"
     CORE = "core"
     RETIRED = "retired"
-    FAILED = "failed"
+    WRECKED = "wrecked"  # it crashed or ruined the run in which it first appeared, or whatever carried it
 
 
 @dataclass(frozen=True)
@@ -216,7 +216,7 @@ class Belief:
         sound = [gene for gene in genes if gene not in broken]
         good = [gene for gene in sound if self.credit.effect(gene).p_positive >= self._rules.join]
         core = assemble(sorted(good, key=lambda g: (-self.credit.effect(g).mean, g)), self._relations, self.apart)
-        states = dict.fromkeys(genes, State.RETIRED) | dict.fromkeys(broken, State.FAILED)
+        states = dict.fromkeys(genes, State.RETIRED) | dict.fromkeys(broken, State.WRECKED)
         states |= dict.fromkeys(self._promising([g for g in sound if g not in core], core), State.UNDER_TEST)
         return states | dict.fromkeys(core, State.CORE)
 

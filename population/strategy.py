@@ -238,7 +238,7 @@ class Strategy:
         """
         before, key = self._latest_deal, self._key(birth, "deal")
         if before is not None and before.is_first:
-            tests = [gene for gene in before.tests if belief.states[gene] is not State.FAILED]
+            tests = [gene for gene in before.tests if belief.states[gene] is not State.WRECKED]
             child = dealing.complement(before.child, tests, belief.core, self._relations, key, belief.apart)
             return _Deal(before.tests, child, before.turn, False)
         turn = 0 if before is None else before.turn + 1

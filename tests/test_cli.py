@@ -188,3 +188,54 @@ def test_1_2_and_4_workers_give_the_same_lineage(tmp_path: Path) -> None:
         shutil.rmtree(tmp_path / "cache")  # or the second run would be read from it
     assert len(told) == 1
     assert len(told.pop().splitlines()) > 60
+
+
+def test_a_new_run_never_touches_a_directory_with_other_files_in_it(tmp_path: Path) -> None:
+    (tmp_path / "mine" / "base").mkdir(parents=True)
+    (tmp_path / "mine" / "target.toml").write_text("precious")
+    ended = evolve(tmp_path, "run", "--target", "landscape", "--run-dir", "mine")
+    assert ended.returncode == 2
+    assert "mine is not empty" in ended.stderr
+    assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == ["base", "lock", "target.toml"]
+    assert (tmp_path / "mine" / "target.toml").read_text() == "precious"
+
+
+def test_an_emptied_run_toml_is_not_a_run_with_defaults(done: Path, tmp_path: Path) -> None:
+    shutil.copytree(done / "r", tmp_path / "r")
+    (tmp_path / "r" / "run.toml").write_text("")
+    ended = evolve(tmp_path, "resume", "r")
+    assert ended.returncode == 2
+    assert "it lacks target, preset" in ended.stderr
+
+
+def test_a_damaged_database_is_one_sentence(done: Path, tmp_path: Path) -> None:
+    shutil.copytree(done / "r", tmp_path / "r")
+    for name, command in (("lineage.duckdb", "status"), ("engine.duckdb", "resume")):
+        (tmp_path / "r" / name).unlink()
+        (tmp_path / "r" / name).write_bytes(b"no database" * 1000)
+        ended = evolve(tmp_path, command, "r")
+        assert ended.returncode == 2
+        assert "the lineage cannot be used" in ended.stderr
+        assert "Traceback" not in ended.stderr
+
+
+def test_a_target_with_nothing_to_move_says_so_before_it_runs(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text("print('loss: 1')\n")
+    (tmp_path / "t.toml").write_text(
+        'name = "still"\neditable = ["train.py"]\n[metric]\nname = "loss"\ndirection = "minimize"\n'
+        'regex = "^loss: (.*)"\n[rungs.only]\ncommand = ["{python}", "train.py"]\ntimeout_s = 5\nseeds = [0, 1]\n'
+    )
+    ended = evolve(tmp_path, "run", "--target", "t.toml", "--run-dir", "r")
+    assert ended.returncode == 2
+    assert "nothing to move" in ended.stderr
+
+
+def test_an_impatient_second_ctrl_c_is_no_traceback_and_loses_nothing(tmp_path: Path) -> None:
+    live = start(tmp_path, "run", "--target", "landscape", "--generations", "5", "--run-dir", "r")
+    while evaluated(tmp_path) < 10 and live.poll() is None:
+        time.sleep(0.1)
+    for _ in range(3):
+        live.send_signal(signal.SIGINT)
+        time.sleep(0.02)
+    assert live.wait(timeout=20) in (0, 130)
+    assert evolve(tmp_path, "resume", "r").returncode == 0

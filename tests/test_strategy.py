@@ -228,7 +228,9 @@ def test_what_crashes_when_it_first_appears_is_failed_and_never_carried_again():
 
     run = Run(crashing).go(80).finish()
     posterior = run.strategy.posterior()
-    assert {g for g, p in posterior.items() if p.state is State.FAILED} == {g for g in posterior if int(g[1:]) % 3 == 0}
+    assert {g for g, p in posterior.items() if p.state is State.WRECKED} == {
+        g for g in posterior if int(g[1:]) % 3 == 0
+    }
     assert all(int(g[1:]) % 3 for m in run.matings for g in m.genes)
 
 
