@@ -8,7 +8,7 @@ help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 run: $(STAMP)  ## evolve the bundled nanochat on this machine's CPU, about 40 evaluations, under 6 minutes
-	$(BIN)/evolve run --preset cpu --generations 3 --offspring 6 --max-evaluations 46 --set lag=4
+	$(BIN)/evolve run --preset cpu --generations 3 --offspring 6 --max-evaluations 44 --set lag=4
 
 test: $(VENV)/.installed-dev  ## lint, types, import rules and the fast tests
 	@echo "== lint"  && $(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -31,7 +31,14 @@ def main() -> None:
         install_s, _ = timed(clone, "make", ".venv/.installed")
         run_s, said = timed(clone, "make", "run")
     print(said)
-    result = {"install_s": install_s, "run_s": run_s, "whole_s": round(install_s + run_s, 1), "said": said.splitlines()}
+    commit = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    result = {
+        "commit": commit.stdout.strip(),
+        "install_s": install_s,
+        "run_s": run_s,
+        "whole_s": round(install_s + run_s, 1),
+        "said": said.splitlines(),
+    }
     RESULT.write_text(json.dumps(result, indent=1) + "\n")
     print({key: result[key] for key in ("install_s", "run_s", "whole_s")})
 
