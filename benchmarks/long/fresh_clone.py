@@ -31,16 +31,11 @@ def main() -> None:
         install_s, _ = timed(clone, "make", ".venv/.installed")
         run_s, said = timed(clone, "make", "run")
     print(said)
-    commit = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
-    result = {
-        "commit": commit.stdout.strip(),
-        "install_s": install_s,
-        "run_s": run_s,
-        "whole_s": round(install_s + run_s, 1),
-        "said": said.splitlines(),
-    }
+    asked = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    times = {"install_s": install_s, "run_s": run_s, "whole_s": round(install_s + run_s, 1)}
+    result = {"commit": asked.stdout.strip(), **times, "said": said.splitlines()}
     RESULT.write_text(json.dumps(result, indent=1) + "\n")
-    print({key: result[key] for key in ("install_s", "run_s", "whole_s")})
+    print(times)
 
 
 if __name__ == "__main__":
