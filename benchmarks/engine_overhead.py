@@ -18,7 +18,7 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"  # as the evolve command does
 from landscape_run import ScriptedRun  # noqa: E402
 
 RESULT = ROOT / "benchmarks" / "results" / "engine_overhead.json"
-BIRTHS = (121, 301, 601)
+BIRTHS = (121, 301)
 
 
 def cost(births: int) -> dict[str, float]:
