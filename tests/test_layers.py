@@ -15,6 +15,7 @@ ALLOWED = {
     "evolve": {"evolve", "fitness", "population", "numpy", "pydantic", "tomli_w"},
 }
 DOORS = {
+    "flash_attn_interface": "nanochat/attention.py",
     "deap": "population/selection.py",
     "duckdb": "evolve/lineage.py",
     "anthropic": "evolve/llm.py",
