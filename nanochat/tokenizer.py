@@ -7,6 +7,8 @@ import rustbpe
 import tiktoken
 
 BOS = "<|bos|>" # first in every document
+LEAST_VOCAB_SIZE = 257 # every byte, and BOS
+PIECE_CHARS = 900_000 # longer texts are encoded in pieces: tiktoken gives up on a million blanks in a row
 
 
 class Tokenizer:
@@ -36,8 +38,13 @@ class Tokenizer:
         path.write_text(json.dumps({"pattern": self.pattern, "token_bytes": [raw.hex() for raw in self.token_bytes]}))
 
     def encode(self, texts):
-        """Return a list of token ids for each text, without BOS; text that looks like a special token is plain text."""
-        return self.encoding.encode_ordinary_batch(texts)
+        """Return (n,) uint32 token ids of each text, without BOS; text that looks like a special token is plain text."""
+        return [self.encode_one(text) for text in texts]
+
+    def encode_one(self, text):
+        pieces = [text[i:i + PIECE_CHARS] for i in range(0, len(text), PIECE_CHARS)] or [""]
+        ids = [self.encoding.encode_to_numpy(piece, disallowed_special=()) for piece in pieces]
+        return ids[0] if len(ids) == 1 else np.concatenate(ids)
 
     def decode(self, ids):
         """Return the raw bytes of these tokens; special tokens have none."""
