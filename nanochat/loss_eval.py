@@ -2,15 +2,15 @@
 
     python -m nanochat.loss_eval --data DIR --split val --tokens N [--checkpoint FILE]
 
-Over the channel it hands a model server windows of tokens and a shared buffer for logits; targets and byte lengths never
-leave this process. The last line of its output is a JSON object: {val_bpb, eval_tokens, n_params}, or {status, reason}
-with status `diverged` (a logit is not finite), `cheated` (a logit depends on a later token) or `crashed`.
+Over the channel it hands a model server windows of tokens and a shared buffer for logits, on a GPU one of the GPU's own
+memory; targets and byte lengths never leave this process. The last line of its output is a JSON object: {val_bpb,
+eval_tokens, n_params, logits: where they passed, "host" or "device"}, or {status, reason} with status `diverged` (a logit
+is not finite), `cheated` (a logit depends on a later token) or `crashed`.
 """
 
 import argparse
 import json
 import math
-import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +19,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from nanochat.common import channel, receive, send, set_up_process
+from nanochat.buffers import HostBuffer, share_on_device, unwritten
+from nanochat.common import channel, pick_device, receive, send, set_up_process
 from nanochat.dataset import TokenFile
 
-CHUNK_LOGITS = 1 << 21 # logits of one request
+CHUNK_LOGITS = {"cpu": 1 << 21, "cuda": 1 << 28} # logits of one request; 1 GB, of which judge and server hold a few copies each
 AUDIT_TOLERANCE_NATS = 1e-3
 MAX_HEADER_BYTES = 1 << 24
+CPU = torch.device("cpu")
 
 
 class Rejected(Exception):
@@ -75,7 +77,7 @@ def read_windows(data, split, tokens, length):
 
 def target_nats(logits, targets):
     """Return (B, T) fp32 nats of each target, 0 where there is none; raise Rejected if a logit is not finite."""
-    if not torch.isfinite(logits).all():
+    if not torch.isfinite(torch.stack(torch.aminmax(logits))).all(): # one pass, nothing allocated; NaN comes through
         raise Rejected("diverged", "a logit is not finite")
     flat = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=-1, reduction="none")
     return flat.view(targets.shape)
@@ -103,13 +105,13 @@ def audit_causality(logits_of, windows, nats, rows):
         raise Rejected("cheated", f"later tokens change the loss of earlier ones by {change:.2g} nats")
 
 
-def rows_per_chunk(length, vocab_size):
-    return max(1, CHUNK_LOGITS // (length * vocab_size))
+def rows_per_chunk(length, vocab_size, device):
+    return max(1, CHUNK_LOGITS[device.type] // (length * vocab_size))
 
 
-def evaluate(logits_of, windows, byte_lengths):
-    """Return bits per byte; logits_of takes (B, T) int64 token ids and returns (B, T, V) logits."""
-    rows = rows_per_chunk(windows.inputs.shape[1], len(byte_lengths))
+def evaluate(logits_of, windows, byte_lengths, device=CPU):
+    """Return bits per byte; logits_of takes (B, T) int64 token ids and returns (B, T, V) logits, best on this device."""
+    rows = rows_per_chunk(windows.inputs.shape[1], len(byte_lengths), device)
     nats = np.zeros(windows.targets.shape, dtype=np.float32)
     for i in range(0, len(nats), rows):
         nats[i:i + rows] = ask(logits_of, windows.inputs[i:i + rows], windows.targets[i:i + rows])
@@ -128,30 +130,41 @@ def load_windows(data, split, tokens, length):
 class ServerLogits:
     """Asks a model server for logits; it writes them to a buffer that this process copies before looking."""
 
-    def __init__(self, sock, vocab_size):
-        self.sock, self.vocab_size = sock, vocab_size
-        self.buffer = os.memfd_create("logits")
+    def __init__(self, sock, vocab_size, device=CPU):
+        self.sock, self.vocab_size, self.device = sock, vocab_size, device
 
     def open(self, rows, length):
-        """Hand the server a buffer large enough for any request of this shape."""
+        """Offer the server buffers large enough for any request of this shape, of the host and of the device; it takes one."""
         n_bytes = 4 * rows * length * self.vocab_size
-        os.ftruncate(self.buffer, n_bytes)
-        send(self.sock, {"buffer_bytes": n_bytes}, fds=[self.buffer])
+        host, shared = HostBuffer(n_bytes), share_on_device(n_bytes, self.device)
+        offer = {"buffer_bytes": n_bytes, "device_buffer": shared and shared.handle}
+        answer = self.exchange(offer, fds=[host.file])
+        self.buffer = next((buffer for buffer in (shared, host) if buffer and answer == {"logits": buffer.where}), None)
+        if self.buffer is None:
+            raise Rejected("crashed", "the model server took none of the buffers for logits")
 
-    def __call__(self, inputs):
-        """Return (B, T, V) fp32 logits for (B, T) token ids."""
-        shape = [*inputs.shape, self.vocab_size]
+    def exchange(self, header, payload=b"", fds=()):
+        """Return the header of the server's answer, None if it closed the channel."""
         try:
-            send(self.sock, {"rows": inputs.shape[0], "length": inputs.shape[1]}, inputs.astype(np.int32).tobytes())
+            send(self.sock, header, payload, fds)
             answer = receive(self.sock)
         except (ConnectionError, ValueError) as error:
             raise Rejected("crashed", f"the model server broke off: {error}") from error
-        if answer is None or answer[0] != {"done": True, "shape": shape}:
+        return answer and answer[0]
+
+    def __call__(self, inputs):
+        """Return (B, T, V) fp32 logits on the device for (B, T) token ids."""
+        shape = [*inputs.shape, self.vocab_size]
+        self.buffer.mark(shape)
+        request = {"rows": inputs.shape[0], "length": inputs.shape[1]}
+        if self.exchange(request, inputs.astype(np.int32).tobytes()) != {"done": True, "shape": shape}:
             raise Rejected("crashed", f"the model server gave no logits of shape {shape}")
-        logits = np.empty(shape, dtype=np.float32)
-        if os.preadv(self.buffer, [memoryview(logits).cast("B")], 0) != logits.nbytes:
+        logits = self.buffer.copy(shape)
+        if logits is None:
             raise Rejected("crashed", "the model server cut the buffer of logits short")
-        return torch.from_numpy(logits)
+        if unwritten(logits):
+            raise Rejected("crashed", "the model server left logits unwritten")
+        return logits.to(self.device)
 
 
 def count_parameters(checkpoint):
@@ -165,13 +178,13 @@ def count_parameters(checkpoint):
         raise Rejected("crashed", f"the checkpoint is no safetensors file: {error}") from error
 
 
-def judge(args, sock):
+def judge(args, sock, device):
     """Return the verdict on the model at the other end of the channel."""
     windows, byte_lengths = load_windows(args.data, args.split, args.tokens, args.length)
-    logits_of = ServerLogits(sock, len(byte_lengths))
-    logits_of.open(rows_per_chunk(args.length, len(byte_lengths)), args.length)
-    bpb = evaluate(logits_of, windows, byte_lengths)
-    verdict = {"val_bpb": bpb, "eval_tokens": int((windows.targets >= 0).sum())}
+    logits_of = ServerLogits(sock, len(byte_lengths), device)
+    logits_of.open(rows_per_chunk(args.length, len(byte_lengths), device), args.length)
+    bpb = evaluate(logits_of, windows, byte_lengths, device)
+    verdict = {"val_bpb": bpb, "eval_tokens": int((windows.targets >= 0).sum()), "logits": logits_of.buffer.where}
     return verdict | ({"n_params": count_parameters(args.checkpoint)} if args.checkpoint else {})
 
 
@@ -185,7 +198,7 @@ def main():
     args = parser.parse_args()
     set_up_process()
     try:
-        verdict = judge(args, channel())
+        verdict = judge(args, channel(), pick_device())
     except Rejected as rejected:
         verdict = {"status": rejected.status, "reason": rejected.reason}
     print(json.dumps(verdict), flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import math
@@ -11,13 +12,14 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from nanochat import base_train, common, dataloader, dataset, events, gpt, loss_eval, serve
+from nanochat import base_train, buffers, common, dataloader, dataset, events, gpt, loss_eval, serve
 from nanochat.tokenizer import Tokenizer
 
 FLAGS = shlex.split(
@@ -97,166 +99,6 @@ def test_byte_lengths_are_those_of_the_raw_bytes_even_inside_a_character(data):
     assert (lengths[:256] == 1).all()
 
 
-# Packing
-
-
-def row_stream(documents: list[list[int]], length: int) -> dataloader.Rows:
-    tokens = np.array([token for ids in documents for token in ids], dtype=np.uint16)
-    return dataloader.Rows(tokens, np.cumsum([0] + [len(ids) for ids in documents]), 999, 0, length)
-
-
-def test_the_largest_document_that_fits_goes_in_first():
-    documents = [[1] * 3, [2] * 6, [3] * 20]
-    # Nine places: BOS and the six, then BOS and the first token of one that has to be cropped.
-    row = row_stream(documents, length=8).pack(1)[0].tolist()
-    assert row[:8] == [999, 2, 2, 2, 2, 2, 2, 999]
-    assert row[8] in (1, 3)
-
-
-def test_every_row_starts_with_bos_is_full_and_no_token_is_thrown_away():
-    documents = [list(range(10 * i, 10 * i + 7)) for i in range(40)]
-    stream = row_stream(documents, length=19)
-    rows = stream.pack(30)
-    assert rows.shape == (30, 20)
-    assert (rows[:, 0] == 999).all()
-    waiting = [stream.tokens[start : start + length] for length, _, start in stream.buffer]
-    drawn = np.bincount(np.concatenate([rows[rows != 999], *waiting]), minlength=400)[np.concatenate(documents)]
-    epochs = drawn.reshape(40, 7)
-    assert (epochs == epochs[:, :1]).all()  # documents are handed out or waiting, whole
-    assert 1 <= epochs.max() - 1 <= epochs.min()
-
-
-def test_row_i_depends_on_seed_and_length_not_on_the_size_of_a_batch(data):
-    feeds = [dataloader.LocalFeed(data, seed) for seed in (7, 7, 7, 8)]
-    ones = np.concatenate([feeds[0].next(1, 32) for _ in range(12)])
-    feeds[1].prefetch(5, 32)
-    mixed = np.concatenate([feeds[1].next(n, 32) for n in (3, 5, 4)])
-    assert np.array_equal(ones, mixed)
-    feeds[2].next(4, 16)
-    assert np.array_equal(ones, feeds[2].next(12, 32))
-    assert not np.array_equal(ones, feeds[3].next(12, 32))
-
-
-# Feeding
-
-
-def fed(feed: dataloader.LocalFeed) -> tuple[socket.socket, threading.Thread, list[float]]:
-    """Start a feeder on one end of a channel; return the other end."""
-    ours, theirs = socket.socketpair()
-    seconds: list[float] = []
-
-    def feeder() -> None:
-        with theirs:
-            seconds.append(dataloader.serve(feed, theirs))
-
-    thread = threading.Thread(target=feeder)
-    thread.start()
-    return ours, thread, seconds
-
-
-def test_a_feeder_hands_out_the_rows_of_a_local_feed_and_stops_at_its_budget(data):
-    served, local = dataloader.LocalFeed(data, 3, tokens=3 * 4 * 32 + 31), dataloader.LocalFeed(data, 3)
-    ours, thread, seconds = fed(served)
-    with ours:
-        remote = dataloader.RemoteFeed(ours)
-        assert remote.hello["vocab_size"] == 300
-        for _ in range(3):
-            assert np.array_equal(remote.next(4, 32), local.next(4, 32))
-        assert remote.next(4, 32) is None
-    thread.join()
-    assert served.handed_out == 3 * 4 * 32
-    assert seconds[0] > 0
-
-
-@pytest.mark.parametrize(
-    "request_", [{"rows": 0, "length": 8}, {"rows": 1 << 20, "length": 1 << 20}, {}, [], {"rows": "1"}]
-)
-def test_a_feeder_closes_on_a_request_that_nobody_may_make(data, request_):
-    ours, thread, _ = fed(dataloader.LocalFeed(data, 0))
-    with ours:
-        common.receive(ours)
-        common.send(ours, request_)
-        assert common.receive(ours) is None
-    thread.join()
-
-
-def test_a_message_that_claims_to_be_huge_is_not_read():
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        ours.sendall(common.FRAME.pack(2, 1 << 31) + b"{}")
-        with pytest.raises(ValueError, match="larger than allowed"):
-            common.receive(theirs)
-
-
-# Training
-
-
-def test_training_lowers_the_loss_and_writes_events_and_a_checkpoint(data, workspace, capsys):
-    out = workspace / "out"
-    run = trainer(data, "--num-iterations", "60", "--out", str(out))
-    assert run.train()
-    run.save()
-    told = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
-    losses = [event["train_loss"] for event in told[:-1]]
-    assert losses[0] == pytest.approx(math.log(300), abs=0.1)
-    assert np.mean(losses[-5:]) < losses[0] - 0.5
-    assert told[-2]["tokens"] == 60 * 128
-    assert told[-1]["n_params"] == loss_eval.count_parameters(out / told[-1]["checkpoint"])
-    assert told[-1]["peak_memory_bytes"] > 1 << 20
-    assert "val_bpb" in capsys.readouterr().out
-
-
-def test_the_same_seed_gives_the_same_checkpoint_and_another_seed_another(data, workspace, capsys):
-    def checkpoint(seed: int) -> bytes:
-        run = trainer(data, "--num-iterations", "4", "--out", str(workspace), "--seed", str(seed))
-        run.train()
-        run.save()
-        return (workspace / "checkpoint.safetensors").read_bytes()
-
-    assert checkpoint(1) == checkpoint(1) != checkpoint(2)
-
-
-def test_accumulated_gradients_are_those_of_the_whole_batch(data, workspace):
-    whole, parts = trainer(data, "--device-batch-size", "4"), trainer(data, "--device-batch-size", "1")
-    assert parts.accumulation == 4
-    assert whole.gradients() == pytest.approx(parts.gradients(), rel=1e-5)
-    torch.testing.assert_close(whole.raw_model.lm_head.weight.grad, parts.raw_model.lm_head.weight.grad)
-
-
-def test_a_fed_trainer_ends_with_the_feeders_budget(data, workspace, monkeypatch, capsys):
-    feed = dataloader.LocalFeed(data, 0, tokens=5 * 128)
-    ours, thread, _ = fed(feed)
-    monkeypatch.setenv("EVOLVE_CHANNEL", str(ours.fileno()))
-    run = base_train.Trainer(base_train.parse_args(FLAGS))
-    ours.detach()  # the trainer's socket owns the descriptor
-    assert run.plan.num_iterations == 5
-    assert run.train()
-    run.save()
-    run.feed.sock.close()
-    thread.join()
-    assert feed.handed_out == 5 * 128
-    assert (workspace / "checkpoint.safetensors").exists()
-    assert len((workspace / "events.jsonl").read_text().splitlines()) == 6
-
-
-def test_a_curve_has_at_most_200_points_however_long_the_run(workspace, capsys):
-    curve = events.Events(workspace)
-    for step in range(3000):
-        curve.step(step / 3000, step, 0, 0.0, 1.0)
-    assert 150 <= len((workspace / "events.jsonl").read_text().splitlines()) <= 200
-
-
-def test_a_loss_that_is_not_finite_stops_at_once_with_its_own_exit_code(data, workspace, monkeypatch, capsys):
-    flags = [*FLAGS, "--data", str(data), "--num-iterations", "5", "--out", str(workspace)]
-    monkeypatch.setattr(sys, "argv", ["base_train", *flags])
-    monkeypatch.setattr(gpt, "WTE_INIT_STD", math.inf)
-    with pytest.raises(SystemExit) as ended:
-        base_train.main()
-    assert ended.value.code == events.EXIT_DIVERGED == 3
-    assert json.loads((workspace / "events.jsonl").read_text()) == {"status": "diverged", "step": 0}
-    assert not (workspace / "checkpoint.safetensors").exists()
-
-
 # Judging
 
 
@@ -288,17 +130,17 @@ def test_a_model_that_knows_nothing_scores_the_entropy_of_its_tokens(data):
 def served(checkpoint: Path, data: Path, *, tokens: int = 3000) -> dict[str, object]:
     """Judge a checkpoint over a real channel, with the server in a thread."""
     ours, theirs = socket.socketpair()
+    device = torch.device("cpu")
 
     def server() -> None:
         with theirs:
-            device = torch.device("cpu")
             serve.serve(gpt.load(checkpoint, device), theirs, device)
 
     thread = threading.Thread(target=server)
     thread.start()
     arguments = {"data": data, "split": "val", "tokens": tokens, "length": 32, "checkpoint": checkpoint}
     with ours:
-        verdict = loss_eval.judge(type("Args", (), arguments), ours)
+        verdict = loss_eval.judge(type("Args", (), arguments), ours, device)
     thread.join()
     return verdict
 
@@ -312,6 +154,7 @@ def test_a_served_model_scores_what_it_scores_directly(data, tmp_path):
     assert verdict["val_bpb"] == direct
     assert verdict["eval_tokens"] == (windows.targets >= 0).sum()
     assert verdict["n_params"] == model.parameter_counts()["total"]
+    assert verdict["logits"] == "host"
 
 
 def test_a_model_that_sees_the_next_token_is_found_out(data):
@@ -333,27 +176,153 @@ def test_logits_that_are_not_finite_are_divergence(data):
     assert rejected.value.status == "diverged"
 
 
-@pytest.mark.parametrize("answer", [{"done": True, "shape": [1, 1, 1]}, {"done": True}, [1], None])
-def test_a_server_that_answers_with_anything_else_has_crashed(answer):
+@contextlib.contextmanager
+def scripted_server(*answers: object) -> Iterator[loss_eval.ServerLogits]:
+    """Give the judge's end of a channel at which these answers wait and no more will come."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        if answer is not None:
+        for answer in answers:
             common.send(theirs, answer)
         theirs.shutdown(socket.SHUT_WR)
-        logits_of = loss_eval.ServerLogits(ours, 300)
+        yield loss_eval.ServerLogits(ours, 300)
+
+
+IDS = np.zeros((2, 32), dtype=np.int64)
+HOST, DONE = {"logits": "host"}, {"done": True, "shape": [2, 32, 300]}
+
+
+@pytest.mark.parametrize("answers", [[{"done": True, "shape": [1, 1, 1]}], [{"done": True}], [[1]], []])
+def test_a_server_that_answers_with_anything_else_has_crashed(answers):
+    with scripted_server(HOST, *answers) as logits_of:
+        logits_of.open(2, 32)
         with pytest.raises(loss_eval.Rejected, match="crashed: the model server gave no logits"):
-            logits_of(np.zeros((2, 32), dtype=np.int64))
+            logits_of(IDS)
+
+
+@pytest.mark.parametrize("answers", [[{"logits": "device"}], [{"logits": ["host"]}], [{}], [[1]], []])
+def test_a_server_that_takes_a_buffer_that_it_was_not_offered_has_crashed(answers):
+    with (
+        scripted_server(*answers) as logits_of,
+        pytest.raises(loss_eval.Rejected, match="crashed: the model server took none of the buffers"),
+    ):
+        logits_of.open(2, 32)
 
 
 def test_a_server_that_cuts_the_buffer_short_has_crashed():
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        common.send(theirs, {"done": True, "shape": [2, 32, 300]})
-        logits_of = loss_eval.ServerLogits(ours, 300)
+    with scripted_server(HOST, DONE) as logits_of:
         logits_of.open(2, 32)
-        os.ftruncate(logits_of.buffer, 100)
+        os.ftruncate(logits_of.buffer.file, 100)
         with pytest.raises(loss_eval.Rejected, match="cut the buffer"):
-            logits_of(np.zeros((2, 32), dtype=np.int64))
+            logits_of(IDS)
+
+
+def test_a_server_that_writes_nothing_is_not_scored_on_what_an_earlier_request_left():
+    with scripted_server(HOST, DONE, DONE) as logits_of:
+        logits_of.open(2, 32)
+        written = torch.full((2, 32, 300), 3.0)
+        logits_of.buffer.mark = lambda shape: os.pwrite(logits_of.buffer.file, written.numpy().tobytes(), 0)
+        assert torch.equal(logits_of(IDS), written)
+        del logits_of.buffer.mark
+        with pytest.raises(loss_eval.Rejected, match="crashed: the model server left logits unwritten"):
+            logits_of(IDS)
+
+
+def test_logits_that_are_not_a_number_are_told_from_logits_that_were_not_written():
+    logits = torch.full((2, 3, 4), math.nan)
+    assert not buffers.unwritten(logits)
+    logits.view(torch.int32)[1, 0, 0] = buffers.MARK
+    assert buffers.unwritten(logits)
+    assert torch.isnan(logits).all()
+
+
+# Logits on the device. Without a GPU: the protocol, with tensors of this process in place of shared memory of the GPU
+
+
+class FakeGpu:
+    """Stands in for CUDA's sharing: a handle names a tensor of this process."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch):
+        self.tensors: dict[bytes, torch.Tensor] = {}
+        monkeypatch.setattr(buffers, "can_share", lambda _: True)
+        monkeypatch.setattr(buffers, "reduce_tensor", self.reduce)
+        monkeypatch.setattr(buffers, "rebuild_cuda_tensor", self.rebuild)
+
+    def reduce(self, tensor: torch.Tensor) -> tuple[object, tuple[object, ...]]:
+        handle = b"\x00\xffhandle" + bytes([len(self.tensors)])
+        self.tensors[handle] = tensor
+        return None, ipc_arguments(tensor.numel(), handle)
+
+    def rebuild(self, *arguments: object) -> torch.Tensor:
+        assert arguments == ipc_arguments(arguments[1][0], arguments[7])
+        return self.tensors[arguments[7]]
+
+
+def ipc_arguments(n: int, handle: bytes) -> tuple[object, ...]:
+    """Return what reduce_tensor gives for a flat fp32 tensor on a GPU."""
+    types = (torch.Tensor, torch.Size([n]), (1,), 0, torch.storage.TypedStorage, torch.float32)
+    return (*types, 0, handle, 4 * n, 1 << 21, False, b"/torch_1_2", 7, b"\x80event", True)
+
+
+def refuse(*_: object) -> None:
+    raise RuntimeError("CUDA error: operation not supported")
+
+
+def test_a_handle_comes_back_from_json_as_it_was():
+    arguments = ipc_arguments(1 << 28, bytes(range(64)))
+    told = json.loads(json.dumps(buffers.to_json(arguments)))
+    assert buffers.from_json(told) == arguments
+    assert len(json.dumps(told)) < common.MAX_HEADER_BYTES / 16
+
+
+def test_logits_on_the_device_give_the_score_that_they_give_through_the_host(data, tmp_path, monkeypatch):
+    tiny_checkpoint(tmp_path / "c.safetensors", 300)
+    through_host = served(tmp_path / "c.safetensors", data)
+    gpu = FakeGpu(monkeypatch)
+    on_device = served(tmp_path / "c.safetensors", data)
+    assert len(gpu.tensors) == 1
+    assert on_device == through_host | {"logits": "device"}
+
+
+@pytest.mark.parametrize("end", ["reduce_tensor", "rebuild_cuda_tensor"])
+def test_where_sharing_is_refused_logits_pass_through_the_host_and_the_verdict_says_so(
+    data, tmp_path, monkeypatch, capsys, end
+):
+    tiny_checkpoint(tmp_path / "c.safetensors", 300)
+    FakeGpu(monkeypatch)
+    monkeypatch.setattr(buffers, end, refuse)
+    assert served(tmp_path / "c.safetensors", data)["logits"] == "host"
+    assert "logits pass through the host: CUDA error: operation not supported" in capsys.readouterr().err
+
+
+def test_a_server_that_writes_nothing_on_the_device_has_crashed(monkeypatch):
+    gpu = FakeGpu(monkeypatch)
+    with scripted_server({"logits": "device"}, DONE, DONE) as logits_of:
+        logits_of.open(2, 32)
+        (shared,) = gpu.tensors.values()
+        logits_of.buffer.mark = lambda shape: shared.fill_(3.0)
+        assert torch.equal(logits_of(IDS), torch.full((2, 32, 300), 3.0))
+        del logits_of.buffer.mark
+        with pytest.raises(loss_eval.Rejected, match="left logits unwritten"):
+            logits_of(IDS)
+
+
+def test_what_the_judge_looks_at_is_out_of_the_servers_reach(monkeypatch):
+    gpu = FakeGpu(monkeypatch)
+    with scripted_server({"logits": "device"}, DONE) as logits_of:
+        logits_of.open(2, 32)
+        (shared,) = gpu.tensors.values()
+        logits_of.buffer.mark = lambda shape: shared.fill_(3.0)
+        logits = logits_of(IDS)
+        shared.fill_(20.0)
+        assert (logits == 3.0).all()
+        assert shared.nbytes % buffers.CUDA_BLOCK_BYTES == 0
+
+
+@pytest.mark.parametrize(("device", "gigabytes"), [("cpu", 0.0078125), ("cuda", 1.0)])
+def test_requests_at_full_size_are_as_large_as_their_device_bears(device, gigabytes):
+    rows = loss_eval.rows_per_chunk(128, 1024, torch.device(device))
+    assert 4 * rows * 128 * 1024 == gigabytes * 2**30
+    assert loss_eval.rows_per_chunk(2048, 32768, torch.device("cuda")) == 4
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff" * 8, b"\x02" + b"\0" * 7 + b"[]", b"\x04" + b"\0" * 7 + b"nope"])
@@ -399,3 +368,41 @@ def test_four_processes_give_a_score_and_give_it_again(data, tmp_path):
     first = score(tmp_path / "a")
     assert 2 < first["val_bpb"] < 6
     assert score(tmp_path / "b") == first
+
+
+# On a GPU
+
+SILENT_SERVER = """
+from nanochat import buffers, common, serve
+import torch
+sock, device = common.channel(), torch.device("cuda")
+offer, _, (file,) = common.receive_with_fds(sock, 1)
+buffer, where = buffers.open_buffer(offer, file, device)
+common.send(sock, {"logits": where})
+while (message := common.receive(sock)) is not None:
+    common.send(sock, {"done": True, "shape": [message[0]["rows"], message[0]["length"], 300]})
+"""
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_logits_stay_there_and_the_score_is_that_of_the_model_itself(data, tmp_path):
+    tiny_checkpoint(tmp_path / "checkpoint.safetensors", 300)
+    judge = ["nanochat.loss_eval", "--data", str(data), "--tokens", "3000", "--length", "32"]
+    _, out = joined(["nanochat.serve", "checkpoint.safetensors"], judge, tmp_path)
+    verdict = json.loads(out.splitlines()[-1])
+    assert verdict["logits"] == "device"
+    device = torch.device("cuda")
+    model = gpt.load(tmp_path / "checkpoint.safetensors", device)
+    windows, byte_lengths = loss_eval.load_windows(data, "val", 3000, 32)
+    with torch.inference_mode():
+        direct = loss_eval.evaluate(lambda ids: model(torch.from_numpy(ids).to(device)), windows, byte_lengths, device)
+    assert verdict["val_bpb"] == pytest.approx(direct, rel=1e-6)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_a_server_that_writes_nothing_has_crashed(data, tmp_path):
+    (tmp_path / "silent.py").write_text(SILENT_SERVER)
+    judge = ["nanochat.loss_eval", "--data", str(data), "--tokens", "3000", "--length", "32"]
+    _, out = joined(["silent"], judge, tmp_path)
+    verdict = json.loads(out.splitlines()[-1])
+    assert verdict == {"status": "crashed", "reason": "the model server left logits unwritten"}
