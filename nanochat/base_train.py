@@ -4,26 +4,34 @@
 
 Without `--data` it prepares a small corpus in the user's cache folder. With the environment variable EVOLVE_CHANNEL the
 tokens come from a feeder through that socket, and the working directory receives what `--out` would: `events.jsonl`
-and `checkpoint.safetensors`. Exit code 3: the loss was not finite, and the last event says at which step.
+and `checkpoint.safetensors`. On several GPUs: `python -m nanochat.launch --processes 8 nanochat.base_train ...`, or torchrun.
+Exit code 3: the loss diverged, and the last event says at which step.
 """
 
 import argparse
 import math
 import os
 import sys
-import time
 from dataclasses import dataclass
 
 import torch
 
-from nanochat import gpt
+from nanochat import attention, checkpoint, distributed, gpt
 from nanochat.common import (
-    BATCH_EXPONENT, REFERENCE_BATCH_TOKENS, REFERENCE_DEPTH, REFERENCE_DIM, TOKENS_PER_PARAMETER,
-    pick_device, set_up_process,
+    BATCH_EXPONENT,
+    REFERENCE_BATCH_TOKENS,
+    REFERENCE_DEPTH,
+    REFERENCE_DIM,
+    TOKENS_PER_PARAMETER,
+    device_name,
+    pick_device,
+    set_up_process,
 )
-from nanochat.dataloader import next_batch, open_feed
-from nanochat.events import EXIT_DIVERGED, Events, output_folder, peak_memory_bytes
+from nanochat.dataloader import Loader, open_feed
+from nanochat.dataset import default_data_dir
+from nanochat.events import EXIT_DIVERGED, UNTIMED_STEPS, Events, Meter, output_folder, peak_memory_bytes, speed
 from nanochat.loss_eval import evaluate, load_windows
+from nanochat.mistakes import BatchIndivisible, sentences
 from nanochat.optim import MuonAdamW
 
 RESID_LR_FACTOR = 0.01
@@ -50,8 +58,10 @@ def parse_args(argv=None):
     add("--total-batch-size", type=int, default=-1, help="tokens of one step; -1: the rule")
     add("--num-iterations", type=int, default=-1, help="steps; comes before every other horizon")
     add("--target-flops", type=float, default=-1.0, help="horizon in training FLOPs")
-    add("--time-budget", type=float, default=-1.0, help="horizon in seconds, from the end of the first step")
-    add("--device-type", default="auto", help="cuda, cpu, or what there is")
+    add("--time-budget", type=float, default=-1.0, help="horizon in seconds, from the end of the 10th step")
+    add("--device-type", choices=("auto", "cuda", "cpu"), default="auto", help="auto: what there is")
+    add("--attention", default="auto", help="fa3, flash, flex or sdpa; auto: the fastest here")
+    add("--compile", choices=("auto", "on", "off"), default="auto", help="torch.compile; auto: on a GPU")
     add("--seed", type=int, default=0, help="moves initialisation and order of data")
     add("--lr-scale", type=float, default=-1.0, help="learning rates times this; -1: the rule sqrt(batch / 2**19)")
     add("--matrix-lr-scale", type=float, default=1.0, help="Muon's learning rate times this, on top of --lr-scale")
@@ -71,7 +81,10 @@ def parse_args(argv=None):
     add("--final-lr-frac", type=float, default=0.0, help="where it falls to")
     # Data, evaluation, output
     add("--data", help="folder written by nanochat.dataset; default: prepare one in the user's cache folder")
-    add("--out", help="folder for events.jsonl and checkpoint.safetensors")
+    add("--epochs", type=int, default=1, help="how often each document may be used")
+    add("--out", help="folder for events.jsonl, checkpoint.safetensors and what --save-every keeps")
+    add("--save-every", type=int, default=-1, help="steps between checkpoints to resume from; -1: none")
+    add("--resume", action="store_true", help="go on from the newest checkpoint in --out")
     add("--eval-every", type=int, default=-1, help="steps between evaluations; -1: only at the end")
     add("--eval-tokens", type=int, default=10485760, help="validation tokens of one evaluation, at most")
     return parser.parse_args(argv)
@@ -194,95 +207,153 @@ class FeedEnded(Exception):
 class Trainer:
     def __init__(self, args):
         torch.manual_seed(args.seed)
-        self.args, self.device = args, pick_device(args.device_type)
-        self.feed = open_feed(args.data, args.seed)
+        self.args, self.device = args, distributed.start(pick_device(args.device_type))
+        self.kernel = attention.choose(self.device, args.attention)
+        self.feed = open_feed(args.data, args.seed, args.epochs)
+        self.build_model()
+        self.plan = make_plan(args, self.raw_model, self.feed.hello["tokens"])
+        self.optimizer = make_optimizer(args, self.raw_model, self.plan)
+        self.accumulation = self.passes_of_one_step()
+        self.folder = output_folder(args.out)
+        self.position = {"step": 0, "seconds": 0.0}
+        if args.resume:
+            self.position = checkpoint.load(self.folder, self.raw_model, self.optimizer, self.recipe())
+        self.events = Events(self.folder, self.position["step"])
+        self.meter = Meter(self.device, self.raw_model.config.vocab_size, self.position["seconds"])
+        self.loader = self.open_loader()
+
+    def build_model(self):
         with self.device:
-            self.raw_model = gpt.GPT(model_config(args, args.depth, self.feed.hello["vocab_size"]))
-        self.raw_model.init_weights(args.seed)
-        self.model = self.raw_model
+            self.raw_model = gpt.GPT(model_config(self.args, self.args.depth, self.feed.hello["vocab_size"]))
+        self.raw_model.init_weights(self.args.seed)
         if self.device.type == "cuda":
             torch.set_float32_matmul_precision("high")
             self.raw_model.set_compute_dtype(torch.bfloat16)
-            self.model = torch.compile(self.raw_model, dynamic=False)
-        self.plan = make_plan(args, self.raw_model, self.feed.hello["tokens"])
-        self.optimizer = make_optimizer(args, self.raw_model, self.plan)
-        row_tokens = args.device_batch_size * args.max_seq_len
-        assert self.plan.batch_tokens % row_tokens == 0, f"{self.plan.batch_tokens} tokens are no multiple of {row_tokens}"
-        self.accumulation = self.plan.batch_tokens // row_tokens
-        self.events = Events(output_folder(args.out))
+        compiles = self.args.compile == "on" or self.args.compile == "auto" and self.device.type == "cuda"
+        self.model = torch.compile(self.raw_model, dynamic=False) if compiles else self.raw_model
+
+    def passes_of_one_step(self):
+        """Return how many forward passes of each process make one step."""
+        rows, length, processes = self.args.device_batch_size, self.args.max_seq_len, distributed.world_size()
+        if self.plan.batch_tokens % (rows * length * processes):
+            raise BatchIndivisible(self.plan.batch_tokens, rows, length, processes)
+        return self.plan.batch_tokens // (rows * length * processes)
+
+    def open_loader(self):
+        """Return the batches from here to the horizon, past those that were trained on before."""
+        rows, length, done = self.args.device_batch_size, self.args.max_seq_len, self.position["step"]
+        self.feed.check(self.plan.num_iterations * self.plan.batch_tokens)
+        self.feed.skip(rows * self.accumulation * done, length)
+        left = (self.plan.num_iterations - done) * self.accumulation if self.plan.num_iterations else None
+        return Loader(self.feed, rows, length, self.device, left)
+
+    def recipe(self):
+        """Return every flag that a resumed training must share."""
+        free = {"out", "resume", "save_every", "eval_every", "eval_tokens", "data"}
+        return {name: value for name, value in vars(self.args).items() if name not in free}
 
     def gradients(self):
-        """Accumulate the gradients of one batch; return its mean loss."""
+        """Accumulate the gradients of one batch; return its mean loss on the device."""
         losses = []
         for _ in range(self.accumulation):
-            batch = next_batch(self.feed, self.args.device_batch_size, self.args.max_seq_len, self.device)
+            batch = self.loader.next()
             if batch is None:
                 raise FeedEnded
             loss = self.model(*batch)
             (loss / self.accumulation).backward()
             losses.append(loss.detach())
-        return torch.stack(losses).mean().item()
+        return torch.stack(losses).mean()
 
-    def train_step(self, step, progress):
-        """Make one step; return its loss, before which nothing is changed if it is not finite."""
+    def train_step(self, step):
+        """Make one step; return its loss, which the device may still be computing."""
         loss = self.gradients()
-        if math.isfinite(loss):
-            set_schedules(self.args, self.optimizer, step, progress)
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
+        set_schedules(self.args, self.optimizer, step, self.progress(step))
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
         return loss
 
-    def progress(self, step, seconds):
-        """Return the part of the run that is over, 0 to 1."""
-        return step / self.plan.num_iterations if self.plan.num_iterations else seconds / self.args.time_budget
+    def progress(self, step):
+        """Return the part of the run that is over after so many steps, 0 to 1."""
+        if self.plan.num_iterations:
+            return step / self.plan.num_iterations
+        return self.meter.agreed_seconds / self.args.time_budget
 
     def train(self):
-        """Train to the horizon; return True, or False if the loss was not finite."""
-        step, seconds, started = 0, 0.0, None
-        while (progress := self.progress(step, seconds)) < 1.0:
+        """Train to the horizon; return True, or False if the loss diverged."""
+        self.introduce()
+        step = self.position["step"]
+        while self.progress(step) < 1.0 and not self.meter.diverged:
             try:
-                loss = self.train_step(step, progress)
+                loss = self.train_step(step)
             except FeedEnded:
                 break
-            if not math.isfinite(loss):
-                self.events.write({"status": "diverged", "step": step})
-                return False
-            started = started or time.monotonic() # the first step may compile
-            step, seconds = step + 1, time.monotonic() - started
-            self.events.step(progress, step, step * self.plan.batch_tokens, seconds, loss)
+            step += 1
+            self.meter.push(step, loss)
+            self.report()
+            if self.args.save_every > 0 and step % self.args.save_every == 0:
+                self.keep(step)
             if self.args.eval_every > 0 and step % self.args.eval_every == 0:
                 self.validate(step)
+        self.report(everything=True)
+        if self.meter.diverged:
+            self.events.write(self.meter.diverged)
+            return False
+        self.conclude(step)
         self.validate(step)
         return True
 
+    def introduce(self):
+        about = {"device": device_name(self.device), "attention": self.kernel, "world_size": distributed.world_size(),
+                 "batch_tokens": self.plan.batch_tokens, "num_iterations": self.plan.num_iterations,
+                 "flops_per_token": self.raw_model.flops_per_token()}
+        self.events.say(" | ".join(f"{name} {value}" for name, value in about.items()))
+        if not self.position["step"]:
+            self.events.write(about)
+
+    def report(self, everything=False):
+        """Tell of the steps that are known to be over."""
+        for step, loss in self.meter.finished(everything):
+            if not self.meter.diverged:
+                self.events.step(self.progress(step), step, step * self.plan.batch_tokens, self.meter.seconds, loss)
+
+    def keep(self, step):
+        """Write a checkpoint to resume from."""
+        self.report(everything=True)
+        position = {"step": step, "seconds": self.meter.seconds, "recipe": self.recipe()}
+        checkpoint.save(self.folder, self.raw_model, self.optimizer, position)
+
+    def conclude(self, step):
+        """Save the model for the judge, and tell what the training took."""
+        tokens, timed = step * self.plan.batch_tokens, (step - self.position["step"] - UNTIMED_STEPS) * self.plan.batch_tokens
+        seconds, flops_per_token = self.meter.seconds - self.position["seconds"], self.raw_model.flops_per_token()
+        about = {"n_params": self.raw_model.parameter_counts()["total"], "peak_memory_bytes": peak_memory_bytes(self.device),
+                 "tokens": tokens, "seconds": round(self.meter.seconds, 4), "flops": tokens * flops_per_token,
+                 **speed(timed, seconds, flops_per_token, self.device)}
+        self.events.say(" | ".join(f"{name} {value}" for name, value in about.items()))
+        if self.folder and distributed.rank() == 0:
+            gpt.save(self.raw_model, self.folder / "checkpoint.safetensors")
+            self.events.write({"checkpoint": "checkpoint.safetensors", **about})
+
     def validate(self, step):
         """Print bits per byte on the validation split; a candidate under evaluation has none."""
-        if "EVOLVE_CHANNEL" in os.environ:
+        if "EVOLVE_CHANNEL" in os.environ or distributed.rank() > 0:
             return
-        data = self.feed.data
+        data = self.args.data or default_data_dir()
         windows, byte_lengths = load_windows(data, "val", self.args.eval_tokens, self.args.max_seq_len)
         with torch.no_grad():
             bpb = evaluate(lambda ids: self.raw_model(torch.from_numpy(ids).to(self.device)), windows, byte_lengths)
-        print(f"step {step:6d} | val_bpb {bpb:.6f}", flush=True)
-
-    def save(self):
-        folder = output_folder(self.args.out)
-        if folder:
-            gpt.save(self.raw_model, folder / "checkpoint.safetensors")
-            self.events.write({
-                "checkpoint": "checkpoint.safetensors", "n_params": self.raw_model.parameter_counts()["total"],
-                "peak_memory_bytes": peak_memory_bytes(self.device),
-            })
+        self.events.say(f"step {step:6d} | val_bpb {bpb:.6f}")
 
 
 def main():
     set_up_process()
-    trainer = Trainer(parse_args())
-    print(f"{trainer.plan} on {trainer.device}", flush=True)
-    if not trainer.train():
-        print("the loss is not finite: stopped", file=sys.stderr)
+    with sentences():
+        trainer = Trainer(parse_args())
+        fine = trainer.train()
+    distributed.stop()
+    if not fine:
+        print(f"{trainer.meter.diverged['reason']}: stopped", file=sys.stderr)
         sys.exit(EXIT_DIVERGED)
-    trainer.save()
 
 
 if __name__ == "__main__":

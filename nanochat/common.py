@@ -25,6 +25,13 @@ BATCH_EXPONENT = 0.383 # arXiv 2505.13738
 TOKENS_PER_PARAMETER = 10.5
 VOCAB_MULTIPLE = 64
 
+# Dense bf16 FLOPs per second, from the makers' data sheets; the first name that occurs in the device's counts
+PEAK_FLOPS = {
+    "GB200": 2.5e15, "B200": 2.25e15, "H200": 9.89e14, "H100 NVL": 8.35e14, "H100 PCIe": 7.56e14, "H100": 9.89e14,
+    "GH200": 9.89e14, "A100": 3.12e14, "A800": 3.12e14, "L40S": 3.62e14, "L4": 1.21e14, "A10G": 7.0e13, "A10": 1.25e14,
+    "RTX 5090": 2.09e14, "RTX 4090": 1.65e14, "RTX 3090": 7.1e13,
+}
+
 
 def padded_vocab_size(vocab_size):
     """Return the rows of an embedding: a multiple that the hardware likes."""
@@ -34,6 +41,16 @@ def padded_vocab_size(vocab_size):
 def training_flops_per_token(n_scaling, n_embd, attended):
     """Return FLOPs forward and backward: 6 per matrix weight, 12 per channel and position attended to in all layers."""
     return 6 * n_scaling + 12 * n_embd * attended
+
+
+def device_name(device):
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def peak_flops(device):
+    """Return the device's peak in bf16, or None where we know of none."""
+    name = device_name(device)
+    return next((peak for model, peak in PEAK_FLOPS.items() if model in name), None)
 
 
 def cache_dir():

@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import load_model, save_model
 
-from nanochat.attention import attention
+from nanochat.attention import attention, choose
 from nanochat.common import keyed_generator, padded_vocab_size, pick_device, training_flops_per_token
+from nanochat.head import cross_entropy, softcap
 
 ROTARY_BASE = 10000.0
 LOGIT_SOFTCAP = 20.0
@@ -213,10 +214,10 @@ class GPT(nn.Module):
             x = block(x, ve, cos, sin, self.windows[i])
         x = norm(x)
         logits = self.lm_head(x)[..., :self.config.vocab_size].float() # (B, T, V)
-        logits = LOGIT_SOFTCAP * torch.tanh(logits / LOGIT_SOFTCAP)
+        logits = softcap(logits, LOGIT_SOFTCAP)
         if targets is None:
             return logits
-        return F.cross_entropy(logits.reshape(B * T, -1), targets.reshape(B * T))
+        return cross_entropy(logits.reshape(B * T, -1), targets.reshape(B * T))
 
 
 # -----------------------------------------------------------------------------
@@ -230,6 +231,7 @@ def save(model, path):
 def load(path, device=None):
     """Return a callable: token ids (B, T) -> logits (B, T, V) in fp32."""
     device = device or pick_device()
+    choose(device)
     with safe_open(str(path), framework="pt") as file:
         config = GPTConfig(**json.loads(file.metadata()["config"]))
     model = GPT(config).to(device)

@@ -1,15 +1,16 @@
 """The optimiser: one class, parameter groups of two kinds, AdamW and Muon.
 
 Muon here is Nesterov momentum, Polar Express orthogonalisation (arXiv 2505.16932), NorMuon variance reduction
-(arXiv 2510.05491) and cautious weight decay. The two step functions see only tensors and are compiled on a GPU; what
-changes from step to step reaches them as 0-D tensors, so that they compile once.
-
-What is not covered: several GPUs. Each group is stepped as a whole, so that its work can later be dealt out by rank.
+(arXiv 2510.05491) and cautious weight decay. The two step functions are compiled on a GPU; what changes from step to step
+reaches them there as 0-D tensors, so that they compile once. On several GPUs each rank steps its own rows (ZeRO-2); on one
+they are all its own: the code is the same.
 """
 
 from functools import cache
 
 import torch
+
+from nanochat.distributed import all_rows, mean_of_own_rows, own_rows
 
 POLAR_NORM_FACTOR = 1.02
 NORM_EPS = 1e-6
@@ -31,9 +32,9 @@ def polar_express(g):
     tall = x.size(-2) > x.size(-1)
     x = x.mT if tall else x
     x = x / (x.norm(dim=(-2, -1), keepdim=True) * POLAR_NORM_FACTOR + NORM_EPS)
-    for a, b, c in POLAR_EXPRESS:
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+    for a, b, c in POLAR_EXPRESS: # x <- a x + (b G + c G G) x, where G = x x'
+        gram = torch.bmm(x, x.mT)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return (x.mT if tall else x).to(g.dtype)
 
 
@@ -74,30 +75,30 @@ def compiled(step_function):
 class MuonAdamW(torch.optim.Optimizer):
     """AdamW for groups of kind "adamw", Muon for groups of kind "muon" (one shape of matrix a group).
 
-    An adamw group has lr, betas, eps, weight_decay; a muon group lr, momentum, beta2, weight_decay.
+    An adamw group has lr, betas, eps, weight_decay; a muon group lr, momentum, beta2, weight_decay. A group of matrices is
+    stepped as one stack, every other tensor alone; of each, a rank keeps the state of its own rows only.
     """
 
     def __init__(self, groups):
         super().__init__(groups, defaults={})
         self.scalars = {} # name -> 0-D tensor
 
-    def scalar(self, name, value):
-        """Return a 0-D tensor that holds value: the same tensor for one name, so that nothing is compiled twice."""
-        return self.scalars.setdefault(name, torch.zeros(())).fill_(value)
-
     @torch.no_grad()
     def step(self):
-        """Step every parameter that has a gradient."""
-        for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
-            if group["kind"] == "adamw":
-                for p in params:
-                    self.step_adamw(p, group)
-            elif group["kind"] == "muon" and params:
-                self.step_muon(params, group)
+        """Step every parameter that has a gradient: average, deal out, step the own rows, collect."""
+        pieces = [(group, params) for group in self.param_groups for params in stacks(group)]
+        averaged = [mean_of_own_rows(stacked([p.grad for p in params], group)) for group, params in pieces]
+        collected = []
+        for (group, params), grads in zip(pieces, averaged):
+            values = stacked(params, group)
+            own = own_rows(values)
+            step_rows = self.step_muon if group["kind"] == "muon" else self.step_adamw
+            step_rows(own, grads(), self.state[params[0]], group)
+            collected.append(all_rows(own, len(values)))
+        for (group, params), values in zip(pieces, collected):
+            torch._foreach_copy_(params, list(values().unbind()) if group["kind"] == "muon" else [values()])
 
-    def step_adamw(self, p, group):
-        state = self.state[p]
+    def step_adamw(self, p, grad, state, group):
         if not state:
             state["step"] = 0
             state["first_moment"] = torch.zeros_like(p, dtype=torch.float32)
@@ -106,18 +107,36 @@ class MuonAdamW(torch.optim.Optimizer):
         function = compiled(adamw_step) if p.is_cuda else adamw_step
         names = ("step", "lr", "beta1", "beta2", "eps", "weight_decay")
         values = (state["step"], group["lr"], *group["betas"], group["eps"], group["weight_decay"])
-        scalars = [self.scalar(name, value) for name, value in zip(names, values)]
-        function(p, p.grad, state["first_moment"], state["second_moment"], *scalars)
+        function(p, grad, state["first_moment"], state["second_moment"], *self.numbers(names, values, p.is_cuda))
 
-    def step_muon(self, params, group):
-        stacked = torch.stack(params) # (N, rows, cols)
-        grads = torch.stack([p.grad for p in params])
-        state = self.state[params[0]]
+    def step_muon(self, p, grad, state, group):
         if not state:
-            state["momentum_buffer"] = torch.zeros_like(stacked)
-            state["second_moment"] = torch.zeros_like(stacked[:, :, :1])
-        function = compiled(muon_step) if stacked.is_cuda else muon_step
+            state["momentum_buffer"] = torch.zeros_like(p)
+            state["second_moment"] = torch.zeros_like(p[:, :, :1])
+        function = compiled(muon_step) if p.is_cuda else muon_step
         names = ("lr", "momentum", "beta2", "weight_decay")
-        scalars = [self.scalar(name, group[name]) for name in names]
-        function(stacked, grads, state["momentum_buffer"], state["second_moment"], *scalars)
-        torch._foreach_copy_(params, list(stacked.unbind()))
+        values = [group[name] for name in names]
+        function(p, grad, state["momentum_buffer"], state["second_moment"], *self.numbers(names, values, p.is_cuda))
+
+    def numbers(self, names, values, is_compiled):
+        """Return values as a step function takes them; compiled, each in the same 0-D tensor at every step."""
+        if not is_compiled:
+            return values
+        for name, value in zip(names, values):
+            if name not in self.scalars:
+                self.scalars[name] = torch.zeros(())
+            self.scalars[name].fill_(value)
+        return [self.scalars[name] for name in names]
+
+
+def stacks(group):
+    """Return lists of parameters with a gradient that are stepped together."""
+    params = [p for p in group["params"] if p.grad is not None]
+    if group["kind"] == "muon":
+        return [params] if params else []
+    return [[p] for p in params]
+
+
+def stacked(tensors, group):
+    """Return (N, rows, cols) for matrices; any other tensor comes alone and stays as it is."""
+    return torch.stack(tensors) if group["kind"] == "muon" else tensors[0]
