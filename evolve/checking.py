@@ -28,6 +28,7 @@ RULES = {
     "string_pattern_mismatch": "must match {pattern}",
     "string_type": "must be text in quotes",
     "too_short": "must not be empty",
+    "value_error": "{error}",
 }
 
 

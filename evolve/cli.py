@@ -17,6 +17,7 @@ from evolve.doctor import as_json as doctor_json
 from evolve.doctor import as_text as doctor_text
 from evolve.doctor import diagnose
 from evolve.errors import OnlyFailures, exit_code
+from evolve.presets import choose_preset
 from evolve.query import FORMATS, run_query
 from evolve.run_directory import RunDirectory, cache_root, find_run
 from evolve.settings import RunSettings, apply_sets
@@ -36,7 +37,9 @@ RUN_DIR = click.option(
     "--run-dir", type=click.Path(path_type=Path), help="Where; default a dated directory under runs/."
 )
 SETS = click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Any setting of run.toml, or a variable.")
-WORKERS = click.option("--workers", default="auto", show_default=True, help="Evaluations at once; auto: by cores.")
+WORKERS = click.option(
+    "--workers", default="auto", show_default=True, help="Evaluations at once; auto: by GPUs or cores."
+)
 SEED = click.option("--seed", default=0, show_default=True, help="Of everything the run draws.")
 
 
@@ -211,6 +214,10 @@ def _settings(given: dict[str, Any], workers: str, sets: tuple[str, ...]) -> Run
 def _created(settings: RunSettings, run_dir: Path | None) -> RunDirectory:
     from evolve.session import create  # not above: scipy takes a second, and most commands do not need it
 
+    choice = choose_preset(settings.target, settings.preset)
+    if choice.needs:
+        line = f"preset        {choice.name}, the first that fits: it needs {choice.needs}, here is {choice.here}"
+        console.print(line, markup=False)
     return create(settings, run_dir)
 
 

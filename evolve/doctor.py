@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
-from evolve.hardware import cuda_gpus, usable_cores
-from evolve.target_files import choose_preset
+from evolve.hardware import cuda_gpus, described, usable_cores
+from evolve.presets import choose_preset
+from fitness.gpus import Gpu
 
 NEEDED_BYTES = 2 * 10**9  # of free disk: workspaces, checkpoints, the lineage
 
@@ -63,7 +64,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _torch(version: str | None, gpus: tuple[str, ...]) -> Finding:
+def _torch(version: str | None, gpus: tuple[Gpu, ...]) -> Finding:
     what = f"Python {platform.python_version()}, torch {version or 'missing'}"
     if version is None:
         return Finding("python", False, what, "install torch with `pip install torch`; the bundled nanochat needs it")
@@ -72,13 +73,19 @@ def _torch(version: str | None, gpus: tuple[str, ...]) -> Finding:
     return Finding("python", True, what)
 
 
-def _device(gpus: tuple[str, ...]) -> Finding:
-    found = f"{len(gpus)} CUDA GPU(s): {', '.join(gpus)}" if gpus else "no CUDA GPU"
-    return Finding("device", True, f"{found}; `--preset auto` of nanochat is {choose_preset('nanochat')}")
+def _device(gpus: tuple[Gpu, ...]) -> Finding:
+    choice = choose_preset("nanochat")
+    return Finding(
+        "device", True, f"{described(gpus)}; `--preset auto` of nanochat is {choice.name}, which needs {choice.needs}"
+    )
 
 
 def _cores() -> Finding:
-    return Finding("cores", True, f"{usable_cores()} usable; `--workers auto` is that, divided by the target's threads")
+    return Finding(
+        "cores",
+        True,
+        f"{usable_cores()} usable; `--workers auto` is that, divided by the target's threads, or what the GPUs hold",
+    )
 
 
 def _sandbox(bubblewrap: str | None) -> Finding:

@@ -88,9 +88,9 @@ class UnknownPreset(TargetMistake):
 class NoPresetFits(TargetMistake):
     """`auto`, and every preset asks for GPUs that are not here."""
 
-    def __init__(self, path: Path, presets: Iterable[str]) -> None:
+    def __init__(self, path: Path, presets: Iterable[str], gpus: str) -> None:
         super().__init__(
-            f"every preset of {path} ({', '.join(presets)}) asks for a GPU and no CUDA GPU was found here;"
+            f"every preset of {path} for `auto` ({', '.join(presets)}) asks for a GPU that is not here ({gpus});"
             " name a preset with --preset to use it all the same"
         )
 

@@ -19,7 +19,7 @@ INDIVIDUAL = ("individual_id", "genotype_id", "operator", "generation", "birth",
 EVALUATION = (
     *("evaluation_id", "genotype_id", "rung", "seed", "split", "replicate", "status", "score"),
     *("depth", "train_seconds", "wall_seconds", "tokens", "flops", "peak_memory_bytes", "n_params"),
-    *("device", "sandbox", "integrity", "source_evaluation_id", "started_unix", "log_tail"),
+    *("device", "kernel", "sandbox", "integrity", "source_evaluation_id", "started_unix", "log_tail"),
 )
 
 
@@ -60,7 +60,8 @@ def evaluation_row(e: Evaluation) -> Row:
     """Return the columns EVALUATION."""
     what = (e.evaluation_id, e.genotype.genotype_id, e.rung, e.seed, e.split, e.replicate, e.status.value, e.score)
     cost = (e.depth, e.train_seconds, e.wall_seconds, e.tokens, e.flops, e.peak_memory_bytes, e.n_params)
-    return (*what, *cost, e.device, e.sandbox, e.integrity, e.source_evaluation_id, e.started_at, plain(e.log_tail))
+    where = (e.device, e.kernel, e.sandbox, e.integrity)
+    return (*what, *cost, *where, e.source_evaluation_id, e.started_at, plain(e.log_tail))
 
 
 def evaluation_of(row: Row, genotype: Genotype, curve: Sequence[Row]) -> Evaluation:

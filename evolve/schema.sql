@@ -106,10 +106,12 @@ CREATE TABLE evaluations (             -- one patch set, one rung, one seed, one
     train_seconds DOUBLE,              -- seconds of training, counted outside the candidate
     wall_seconds DOUBLE NOT NULL,      -- seconds paid; 0 for a cache hit
     tokens BIGINT,                     -- training tokens handed out
-    flops DOUBLE,                      -- floating point operations of the training run
+    flops DOUBLE,                      -- of the training run: the judge's count if it makes one, else tokens x the candidate's
+                                       -- own word for FLOPs per token (first line of events.jsonl)
     peak_memory_bytes BIGINT,          -- largest memory in use
     n_params BIGINT,                   -- parameters, counted in the checkpoint
     device VARCHAR NOT NULL,           -- cpu, or the model of the GPU
+    kernel VARCHAR,                    -- attention kernel (fa3, flash, flex, sdpa), by the candidate's own word
     sandbox VARCHAR NOT NULL,          -- what the candidate was locked into
     integrity VARCHAR NOT NULL,        -- judged, or self_reported
     source_evaluation_id VARCHAR,      -- of a cache hit: the evaluation that was paid for

@@ -14,14 +14,16 @@ from evolve.breeding import Breeder
 from evolve.dispatch import Dispatch
 from evolve.engine import CONFIRM_SEED, Engine, Limits, Progress
 from evolve.errors import NoCache, NothingToMove
-from evolve.hardware import cuda_gpus
+from evolve.hardware import usable_gpus
 from evolve.lineage import Lineage
 from evolve.records import Run
 from evolve.run_directory import RunDirectory, new_run
 from evolve.runlock import RunLock
 from evolve.settings import RunSettings, read_run_toml, resolve, write_run_toml
-from evolve.target_files import load_target, skip_flags, target_path
+from evolve.target_files import load_target, skip_flags
+from evolve.target_tables import target_path
 from fitness.cache import Cache
+from fitness.gpus import check_gpus
 from fitness.pool import LocalPool
 from fitness.prepare import prepare
 from fitness.target import Target
@@ -81,14 +83,26 @@ def open_session(
     settings = read_run_toml(run.settings)
     target = load_target(run.target, settings.preset, settings.variables, root=run.base)
     _check_seeds(target, settings.confirm_seeds)
+    gpus = usable_gpus(target.gpu_memory_gb)
+    check_gpus(target, gpus)
     workers = settings.workers or 1
     with ExitStack() as stack:
         stack.enter_context(RunLock(run.path))
         lineage = stack.enter_context(Lineage.open(run.path))
         say(_described(settings, target, workers))
         _make_folder(caches)
-        data = prepare(target, run.base, caches / "data")
-        pool = LocalPool(target, run.path, run.base, data, workers, Cache(caches / "scores"), cuda_gpus())
+        data = prepare(target, run.base, caches / "data", say)
+        pool = LocalPool(
+            target,
+            run.path,
+            run.base,
+            data,
+            workers,
+            Cache(caches / "scores"),
+            gpus,
+            caches / "compiled",
+            settings.keep_checkpoints,
+        )
         stack.callback(pool.close)
         knobs = find_knobs(lineage.base, skip_flags(target))
         if settings.generations and not knobs:

@@ -14,8 +14,11 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from evolve.checking import first_complaint, read_toml, suggestion
 from evolve.errors import BadRunToml, NotAnAssignment, UnknownSetting, WrongSetting
-from evolve.hardware import usable_cores
-from evolve.target_files import BUNDLED, choose_preset, load_target, target_path
+from evolve.hardware import usable_cores, usable_gpus
+from evolve.presets import choose_preset
+from evolve.target_files import load_target
+from evolve.target_tables import BUNDLED, target_path
+from fitness.gpus import check_gpus, jobs_at_once
 from fitness.target import Target
 
 Count = Annotated[int, Field(ge=1)]
@@ -25,7 +28,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Everything that `evolve run` resolves. None of a limit: no limit; workers None: as many as fit on the cores."""
+    """Everything that `evolve run` resolves. None of a limit: no limit; workers None: as many as fit here."""
 
     target: str = "nanochat"  # a bundled name or the path of a TOML file
     preset: str = "auto"  # "" for a target without presets
@@ -41,6 +44,7 @@ class RunSettings:
     replicate_seeds: NonNegative = 4  # fresh seeds for a champion to be
     confirm_seeds: NonNegative = 4  # fresh seeds, and the lockbox, for the champion at the end
     null_genes: NonNegative = 2  # edits that change rounding but not the law, for the noise floor
+    keep_checkpoints: bool = False  # in evaluations/<id>/; what is in the cache is then scored again
     variables: Mapping[str, str] = field(default_factory=dict[str, str])  # of the target
 
 
@@ -73,8 +77,9 @@ def apply_sets(settings: RunSettings, sets: Iterable[str], variables: Iterable[s
 
 def resolve(settings: RunSettings) -> tuple[RunSettings, Target]:
     """Return the settings with every `auto` decided on this machine, and the target they name."""
-    preset = choose_preset(settings.target, settings.preset)
+    preset = choose_preset(settings.target, settings.preset).name
     target = load_target(settings.target, preset, settings.variables)
+    check_gpus(target, usable_gpus(target.gpu_memory_gb))
     path = target_path(settings.target)
     resolved = replace(
         settings,
@@ -88,8 +93,9 @@ def resolve(settings: RunSettings) -> tuple[RunSettings, Target]:
 
 
 def workers_for(target: Target) -> int:
-    """Return how many runs of this target fit on the usable cores at once, at least one."""
-    return max(1, usable_cores() // target.threads)
+    """Return how many runs of this target fit here at once: on the GPUs if a rung wants any, else on the cores."""
+    on_gpus = jobs_at_once(target.rungs, len(usable_gpus(target.gpu_memory_gb)))
+    return max(1, usable_cores() // target.threads if on_gpus is None else on_gpus)
 
 
 def write_run_toml(path: Path, settings: RunSettings) -> None:

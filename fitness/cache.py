@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -18,7 +19,13 @@ from fitness.workspace import frozen_hash
 from population.genes import tree_id
 from population.individuals import Genotype, Status
 
-FORMAT = 1  # part of every key: raise it when the meaning of an entry changes
+KERNELS = (
+    "flash-attn",
+    "flash-attn-3",
+    "triton",
+)  # packages that a program takes its fastest kernel from, if installed
+KERNEL_MODULE = "flash_attn_interface"
+FORMAT = 2  # part of every key: raise it when the meaning of an entry changes
 
 
 class Cache:
@@ -60,12 +67,15 @@ class Cache:
 def fingerprint(target: Target, base: Path, editable: Sequence[str], data: Path | None, device: str) -> str:
     """Return a hash of everything that a score depends on and that is the same for all jobs of a run."""
     commands = [target.feeder, target.server, target.judge, asdict(target.metric), sorted(target.variables.items())]
-    software = [
-        platform.python_version(),
-        platform.machine(),
-        [_version(module) for module in ("torch", "numpy", *target.preload)],
-    ]
-    return _hash([FORMAT, commands, software, device, target.threads, frozen_hash(base, editable), _data_id(data)])
+    fixed = [software(target), device, target.threads, frozen_hash(base, editable), _data_id(data)]
+    return _hash([FORMAT, commands, *fixed])
+
+
+def software(target: Target) -> list[object]:
+    """Return the versions that a score depends on, those that decide the attention kernel among them."""
+    versions = [_version(module) for module in ("torch", "numpy", *target.preload, *KERNELS)]
+    in_path = importlib.util.find_spec(KERNEL_MODULE) is not None  # installed by hand, without a version
+    return [platform.python_version(), platform.machine(), versions, in_path]
 
 
 def cache_key(fixed: str, rung: Rung, job: Job) -> str:

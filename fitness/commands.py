@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,7 @@ def placeholders(target: Target, rung: Rung, job: Job, workspace: Path, data: Pa
         "eval_tokens": rung.eval_tokens,
         "workspace": workspace,
         "data": data,
+        "gpus": max(1, math.ceil(rung.gpus)),
     }
 
 

@@ -12,18 +12,21 @@ from __future__ import annotations
 
 import ast
 import math
-import socket
 import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 
 from fitness.child import CHANNEL, Spec
 from fitness.commands import fill, placeholders
+from fitness.compile_cache import CompileCache, environment
 from fitness.evaluation import Evaluation, Job
-from fitness.launch import Ended, ForkServer, child_environment, wait_for
+from fitness.gpus import HIDDEN, visible
+from fitness.launch import GRACE_S, Ended, ForkServer, child_environment, together
 from fitness.reports import (
     NO_SPACE,
     OUT_OF_MEMORY,
@@ -41,7 +44,6 @@ from fitness.target import Target
 from fitness.workspace import OutsideWorkspace, carry, lay, remove
 from population.individuals import Status
 
-GRACE_S = 10.0  # for a process whose partner has ended
 KEPT = {"log.txt", "events.jsonl", "patch.diff"}
 BLAMED = {Status.DIVERGED, Status.CHEATED, Status.OVER_BUDGET}  # what a trusted command says of a candidate for good
 _parsing = threading.Lock()
@@ -57,6 +59,9 @@ class Bench:
     base_files: Mapping[str, str]
     data: Path | None
     gpu_model: str = "cpu"
+    compiled: CompileCache | None = None
+    compile_keys: Mapping[str, str] = field(default_factory=dict[str, str])  # by rung
+    keep_checkpoints: bool = False
 
     def home(self, evaluation_id: str) -> Path:
         """Return the directory of an evaluation."""
@@ -99,9 +104,12 @@ class Outcome:
     repeatable: bool
 
 
-def evaluate(job: Job, bench: Bench, server: ForkServer, gpu: str | None = None) -> Outcome:
-    """Run one job to its end. OSError and Mistake are this machine's or the user's, never the candidate's."""
-    attempt = Attempt(job, bench, server, gpu)
+def evaluate(job: Job, bench: Bench, server: ForkServer, gpus: Sequence[str] = ()) -> Outcome:
+    """Run one job to its end, on these GPUs alone.
+
+    OSError and Mistake are this machine's or the user's, never the candidate's.
+    """
+    attempt = Attempt(job, bench, server, gpus)
     started_at, began = time.time(), time.monotonic()
     attempt.open()
     try:
@@ -122,15 +130,18 @@ def note_hit(job: Job, bench: Bench, known: Evaluation) -> None:
 class Attempt:
     """One evaluation while it runs: its directory, its two stages."""
 
-    def __init__(self, job: Job, bench: Bench, server: ForkServer, gpu: str | None) -> None:
+    def __init__(self, job: Job, bench: Bench, server: ForkServer, gpus: Sequence[str]) -> None:
         self._job = job
         self._bench = bench
         self._target = bench.target
         self._rung = bench.target.rung(job.rung)
         self._server = server
-        self._gpu = gpu
+        self._gpus = gpus
         self._home = bench.home(job.evaluation_id)
         self._work = self._home / "train"
+        self._kept = set(KEPT)
+        self._compiled = self._home / "scratch" / "compiled"
+        self._shared = bench.compiled if self._rung.compiles else None
 
     def open(self) -> None:
         """Make the directory anew: an evaluation that was cut off is run again under its old id."""
@@ -138,6 +149,8 @@ class Attempt:
             remove(self._home)
         (self._home / "scratch").mkdir(parents=True)
         (self._home / "patch.diff").write_bytes(self._job.patch.encode())
+        if self._shared:
+            self._shared.copy(self._bench.compile_keys[self._rung.name], self._compiled)
 
     def run(self) -> tuple[Trained | None, Scored | Failure]:
         """Train, then score."""
@@ -149,10 +162,23 @@ class Attempt:
         except OutsideWorkspace as error:
             return None, Failure(Status.PATCH_FAILED, str(error), repeatable=True)
         trained, failure = self._train()
-        return trained, failure or (self._judge(trained) if self._target.judge else self._self_reported())
+        ending = failure or (self._judge(trained) if self._target.judge else self._self_reported())
+        if self._shared and isinstance(ending, Scored) and self._job.files == self._bench.base_files:
+            self._shared.publish(self._bench.compile_keys[self._rung.name], self._compiled)
+        if self._bench.keep_checkpoints:
+            self._keep(trained.events.checkpoint)
+        return trained, ending
+
+    def _keep(self, paths: Sequence[str]) -> None:
+        """Move the checkpoint's files out of what will be removed, unless they would take another file's place."""
+        for path, place in product(paths, (self._home / "score", self._work)):
+            if "/" not in path and not (self._home / path).exists():
+                with suppress(OutsideWorkspace):  # not in this place, or nothing to keep
+                    carry(place, path, self._home)
+                    self._kept.add(path)
 
     def tidy(self) -> None:
-        """Put all logs into one, and remove everything but log, events and patch."""
+        """Put all logs into one, and remove everything but log, events, patch and what was asked for."""
         (self._home / "events.jsonl").write_bytes(read_start(self._work / "events.jsonl").encode())
         with (self._home / "log.txt").open("ab") as log:
             for name in ("feeder", "server", "judge"):
@@ -161,7 +187,7 @@ class Attempt:
         for entry in self._home.iterdir():
             if entry.is_dir():
                 remove(entry)
-            elif entry.name not in KEPT:
+            elif entry.name not in self._kept:
                 entry.unlink()
 
     def outcome(self, trained: Trained | None, ending: Scored | Failure, started_at: float, wall_s: float) -> Outcome:
@@ -181,10 +207,11 @@ class Attempt:
             train_seconds=trained.seconds if trained else None,
             wall_seconds=wall_s,
             tokens=trained.tokens if trained else None,
-            flops=score.flops if score else None,
+            flops=_flops(score, trained),
             peak_memory_bytes=trained.peak_memory_bytes if trained else None,
             n_params=score.n_params if score and score.n_params is not None else events.n_params,
             device=self._bench.gpu_model if self._rung.gpus else "cpu",
+            kernel=events.kernel,
             integrity="judged" if self._target.judge else "self_reported",
             started_at=started_at,
             log_tail="" if isinstance(ending, Scored) else tail(ending.log),
@@ -215,7 +242,7 @@ class Attempt:
         if lead.timed_out:
             return Failure(Status.TIMED_OUT, log)
         if events.diverged:
-            return Failure(Status.DIVERGED, log, repeatable=True)
+            return Failure(Status.DIVERGED, f"{log}\n{events.reason}" if events.reason else log, repeatable=True)
         if not lead.ok and not lead.killed and not feeder_failed:
             return _crash(lead, log)
         if feeder_failed:
@@ -277,7 +304,8 @@ class Attempt:
         memory_gb = self._rung.memory_gb
         memory_bytes = None if memory_gb is None else int(memory_gb * 2**30)
         plain = self._spec(command, workspace, workspace, log, joined)
-        return replace(plain, timeout_s=self._rung.timeout_s, memory_bytes=memory_bytes)
+        env = {**plain.env, **environment(self._compiled)} if self._shared else plain.env
+        return replace(plain, timeout_s=self._rung.timeout_s, memory_bytes=memory_bytes, env=env)
 
     def _trusted(self, command: Sequence[str], workspace: Path, name: str, joined: bool = True) -> Spec:
         """Return trusted code: in the base, with its report kept apart, and a little more time than its partner."""
@@ -285,11 +313,9 @@ class Attempt:
         return replace(plain, timeout_s=self._rung.timeout_s + GRACE_S, out=str(self._home / f"{name}.out"))
 
     def _spec(self, command: Sequence[str], workspace: Path, cwd: Path, log: str, joined: bool) -> Spec:
-        extra = dict(self._rung.env)
+        extra = {**HIDDEN, **self._rung.env, **visible(self._gpus)}
         if joined:
             extra["EVOLVE_CHANNEL"] = str(CHANNEL)
-        if self._gpu is not None and self._rung.gpus:
-            extra["CUDA_VISIBLE_DEVICES"] = self._gpu
         return Spec(
             argv=fill(command, placeholders(self._target, self._rung, self._job, workspace, self._bench.data)),
             cwd=str(cwd),
@@ -309,30 +335,6 @@ class Attempt:
         return text
 
 
-def together(
-    server: ForkServer, lead: Spec, other: Spec | None, linger_s: float, is_fatal: Callable[[Ended], bool]
-) -> tuple[Ended, Ended | None]:
-    """Run `lead`, joined by a channel to `other` if there is one, until both have ended.
-
-    When `lead` ends, `other` may linger. When `other` ends first and that is fatal, `lead` gets a grace.
-    """
-    if other is None:
-        return server.spawn(lead).ended(), None
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        second, first = server.spawn(other, theirs), server.spawn(lead, ours)
-    if first not in wait_for([first, second], None):
-        second_end = second.ended()
-        if is_fatal(second_end):
-            wait_for([first], GRACE_S)
-            first.kill()
-        return first.ended(), second_end
-    first_end = first.ended()
-    wait_for([second], linger_s)
-    second.kill()
-    return first_end, second.ended()
-
-
 def unparsable(files: Mapping[str, str], base_files: Mapping[str, str]) -> str | None:
     """Return what is wrong with the first patched Python file that does not parse."""
     for path in sorted(files):
@@ -344,6 +346,15 @@ def unparsable(files: Mapping[str, str], base_files: Mapping[str, str]) -> str |
             except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
                 return f"{path} does not parse: {error}"
     return None
+
+
+def _flops(scored: Scored | None, trained: Trained | None) -> float | None:
+    """Return the FLOPs of the training: as the judge counted them, else tokens times the candidate's own word."""
+    if scored and scored.flops is not None:
+        return scored.flops
+    if trained is None or trained.tokens is None or trained.events.flops_per_token is None:
+        return None
+    return trained.tokens * trained.events.flops_per_token
 
 
 def _crash(ended: Ended, log: str) -> Failure:

@@ -54,6 +54,7 @@ class Evaluation:
     peak_memory_bytes: int | None = None
     n_params: int | None = None
     device: str = "cpu"
+    kernel: str | None = None  # of attention, as the candidate says
     sandbox: str = "none"
     integrity: str = "self_reported"  # or "judged"
     source_evaluation_id: str | None = None  # set on a cache hit

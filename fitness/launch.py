@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from signal import SIGKILL
@@ -26,6 +26,7 @@ del sys.path[0]
 fitness.forkserver.serve(int(sys.argv[2]), sys.argv[3:])()"""
 PASSED_ON = ("LD_LIBRARY_PATH", "CUDA_HOME")  # all that children get of the engine's environment
 REPORT_BYTES = 1 << 16
+GRACE_S = 10.0  # for a process whose partner has ended
 STOP_S = 10.0  # for a fork server to end, its keepers included
 
 
@@ -206,3 +207,27 @@ def wait_for(children: Sequence[Running], timeout_s: float | None) -> list[Runni
         poll.register(child.fileno(), select.POLLIN)
     ready = {fd for fd, _ in poll.poll(None if timeout_s is None else 1000 * timeout_s)}
     return [child for child in children if child.fileno() in ready]
+
+
+def together(
+    server: ForkServer, lead: Spec, other: Spec | None, linger_s: float, is_fatal: Callable[[Ended], bool]
+) -> tuple[Ended, Ended | None]:
+    """Run `lead`, joined by a channel to `other` if there is one, until both have ended.
+
+    When `lead` ends, `other` may linger. When `other` ends first and that is fatal, `lead` gets a grace.
+    """
+    if other is None:
+        return server.spawn(lead).ended(), None
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        second, first = server.spawn(other, theirs), server.spawn(lead, ours)
+    if first not in wait_for([first, second], None):
+        second_end = second.ended()
+        if is_fatal(second_end):
+            wait_for([first], GRACE_S)
+            first.kill()
+        return first.ended(), second_end
+    first_end = first.ended()
+    wait_for([second], linger_s)
+    second.kill()
+    return first_end, second.ended()

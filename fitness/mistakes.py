@@ -6,6 +6,7 @@ Mistake (population)
 ├── UnknownPlaceholder   a command names something that is not filled in here
 ├── PreloadFailed        a module of `preload` can not be imported
 ├── PrepareFailed        the target's `prepare` command failed
+├── TooFewGpus           a rung wants more GPUs than there are
 └── MachineFailed        the disk is full, or this machine refuses another process
 """
 
@@ -61,6 +62,16 @@ class PrepareFailed(Mistake):
         super().__init__(
             f"The target's prepare command {ending}, and nothing can be scored without its data; "
             f"its last lines were:\n{log_tail.strip() or '(no output)'}"
+        )
+
+
+class TooFewGpus(Mistake):
+    """A rung that wants more GPUs than there are."""
+
+    def __init__(self, target: str, rung: str, wanted: int, there: int) -> None:
+        super().__init__(
+            f'The rung "{rung}" of {target} wants {wanted} CUDA GPU(s) and this process may use {there}; '
+            "choose another --preset (`evolve doctor` shows what is here), or mend CUDA_VISIBLE_DEVICES or `gpus`."
         )
 
 

@@ -10,9 +10,11 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from fitness.cache import Cache, cache_key, device_model, fingerprint
+from fitness.cache import Cache, cache_key, device_model, fingerprint, software
+from fitness.compile_cache import CompileCache, compile_key
 from fitness.evaluate import Bench, Outcome, evaluate, note_hit
 from fitness.evaluation import Evaluation, Job
+from fitness.gpus import Gpu, GpuSlots, SlotsClosed, check_gpus
 from fitness.launch import ForkServer, KeeperLost, ServerClosed
 from fitness.mistakes import MachineFailed
 from fitness.target import Target
@@ -28,8 +30,8 @@ OF_THE_MACHINE = {
 class LocalPool:
     """Runs jobs on this machine, `workers` at a time, first come, first served (see Executor).
 
-    `base` is a snapshot of the target, `data` what its prepare command made. With `gpus` (their names), slot i uses GPU
-    i modulo their number for rungs that want one.
+    `base` is a snapshot of the target, `data` what its prepare command made. A job on a rung that wants GPUs waits for
+    its share of `gpus`, and sees no others. `compiled` is the folder of shared compiled code, for rungs that compile.
     """
 
     def __init__(
@@ -40,19 +42,32 @@ class LocalPool:
         data: Path | None = None,
         workers: int = 1,
         cache: Cache | None = None,
-        gpus: Sequence[str] = (),
+        gpus: Sequence[Gpu] = (),
+        compiled: Path | None = None,
+        keep_checkpoints: bool = False,
     ) -> None:
+        check_gpus(target, gpus)
         files = read_base(base, target.editable).files
-        device = device_model(gpus)
-        self._bench = Bench(target, run_dir.resolve(), base.resolve(), files, data and data.resolve(), device)
+        device = device_model([gpu.name for gpu in gpus])
+        self._bench = Bench(
+            target,
+            run_dir.resolve(),
+            base.resolve(),
+            files,
+            data and data.resolve(),
+            device,
+            CompileCache(compiled.resolve()) if compiled else None,
+            {rung.name: compile_key(target, base, files, rung, software(target), device) for rung in target.rungs},
+            keep_checkpoints,
+        )
+        self._gpus = GpuSlots([gpu.visible_as for gpu in gpus])
         self._cache = cache
         self._fixed = fingerprint(target, base, list(files), data, device) if cache else ""
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._ended: queue.SimpleQueue[Evaluation | Mistake] = queue.SimpleQueue()
         self._closed = threading.Event()
         self._server = ForkServer(target.preload, target.threads)
-        names = [str(i % len(gpus)) if gpus else None for i in range(workers)]
-        self._threads = [threading.Thread(target=self._work, args=(name,), daemon=True) for name in names]
+        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(workers)]
         for thread in self._threads:
             thread.start()
 
@@ -87,17 +102,18 @@ class LocalPool:
     def close(self) -> None:
         """Kill what runs and free everything. Idempotent; what was running is never reported."""
         self._closed.set()
+        self._gpus.close()
         self._server.close()
         for _ in self._threads:
             self._jobs.put(None)
         for thread in self._threads:
             thread.join()
 
-    def _work(self, gpu: str | None) -> None:
+    def _work(self) -> None:
         while (job := self._jobs.get()) is not None and not self._closed.is_set():
             try:
-                ended = self._run(job, gpu)
-            except ServerClosed:
+                ended = self._run(job)
+            except (ServerClosed, SlotsClosed):
                 return
             except Mistake as mistake:
                 ended = mistake
@@ -106,25 +122,25 @@ class LocalPool:
             if not self._closed.is_set():
                 self._ended.put(ended)
 
-    def _run(self, job: Job, gpu: str | None) -> Evaluation:
+    def _run(self, job: Job) -> Evaluation:
         if self._cache is None or not job.use_cache:
-            return self._evaluate(job, gpu).evaluation
+            return self._evaluate(job).evaluation
         key = cache_key(self._fixed, self._bench.target.rung(job.rung), job)
-        known = self._cache.load(key, job, time.time())
+        known = None if self._bench.keep_checkpoints else self._cache.load(key, job, time.time())
         if known is not None:
             if known.source_evaluation_id:
                 note_hit(job, self._bench, known)
             return known
-        outcome = self._evaluate(job, gpu)
+        outcome = self._evaluate(job)
         if outcome.repeatable and not self._closed.is_set():
             self._cache.store(key, outcome.evaluation)
         return outcome.evaluation
 
-    def _evaluate(self, job: Job, gpu: str | None) -> Outcome:
+    def _evaluate(self, job: Job) -> Outcome:
         """Evaluate one candidate; the only place of the project where anything at all is caught."""
         try:
-            return self._twice(job, gpu)
-        except (Mistake, ServerClosed):
+            return self._twice(job)
+        except (Mistake, ServerClosed, SlotsClosed):
             raise
         except OSError as error:
             if error.errno in OF_THE_MACHINE:
@@ -133,12 +149,13 @@ class LocalPool:
         except Exception:  # noqa: BLE001
             return self._broken(job)
 
-    def _twice(self, job: Job, gpu: str | None) -> Outcome:
+    def _twice(self, job: Job) -> Outcome:
         """Evaluate, and once more if the keeper was lost: it may have been an accident or the candidate's doing."""
-        try:
-            return evaluate(job, self._bench, self._server, gpu)
-        except KeeperLost:
-            return evaluate(job, self._bench, self._server, gpu)
+        with self._gpus.hold(self._bench.target.rung(job.rung).gpus) as gpus:
+            try:
+                return evaluate(job, self._bench, self._server, gpus)
+            except KeeperLost:
+                return evaluate(job, self._bench, self._server, gpus)
 
     def _broken(self, job: Job) -> Outcome:
         """Return an evaluation that says that the engine, not the candidate, went wrong."""

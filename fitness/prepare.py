@@ -8,12 +8,12 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
 from fitness.child import Spec
-from fitness.commands import fill
+from fitness.commands import PLACEHOLDER, fill
 from fitness.launch import Ended, ForkServer, child_environment
 from fitness.mistakes import PrepareFailed
 from fitness.reports import read_start, tail
@@ -24,10 +24,11 @@ TIMEOUT_S = 24 * 3600.0
 PROXIES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE")
 
 
-def prepare(target: Target, base: Path, folder: Path) -> Path | None:
+def prepare(target: Target, base: Path, folder: Path, say: Callable[[str], None] = lambda line: None) -> Path | None:
     """Return the target's data directory under `folder`, made now if it is not there; None if the target needs none.
 
-    It is named by a hash of the frozen files and the command. Callers in other processes wait for the first.
+    It is named by a hash of the frozen files and the command. Callers in other processes wait for the first. `say` is
+    told where to watch a command that is about to run.
     """
     if not target.prepare:
         return None
@@ -35,13 +36,16 @@ def prepare(target: Target, base: Path, folder: Path) -> Path | None:
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(data.with_suffix(".lock")):
         if not data.is_dir():
+            say(f"data          preparing it, once for this base; watch {data.with_suffix('.log')}")
             _make(target, base.resolve(), data)
     return data
 
 
 def _name(target: Target, base: Path) -> str:
     frozen = frozen_hash(base, read_base(base, target.editable).files)
-    recipe = json.dumps([frozen, target.prepare, sorted(target.variables.items())])
+    named = {name for word in target.prepare for name in PLACEHOLDER.findall(word)}
+    used = sorted((name, value) for name, value in target.variables.items() if name in named)
+    recipe = json.dumps([frozen, target.prepare, used])
     return hashlib.sha256(recipe.encode()).hexdigest()[:16]
 
 
@@ -61,10 +65,11 @@ def _make(target: Target, base: Path, data: Path) -> None:
 
 def _run(target: Target, base: Path, beside: Path, scratch: Path, log: Path) -> Ended:
     values = {**target.variables, "python": sys.executable, "data": beside, "workspace": base}
-    proxies = {name: os.environ[name] for name in PROXIES if name in os.environ}
+    passed_on = {name: os.environ[name] for name in PROXIES if name in os.environ}
+    passed_on["XDG_CACHE_HOME"] = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")  # downloads stay
     server = ForkServer(target.preload, target.threads)
     try:
-        env = child_environment(server.env, base, scratch, proxies)
+        env = child_environment(server.env, base, scratch, passed_on)
         argv = fill(target.prepare, values)
         return server.spawn(Spec(argv, str(base), str(log), TIMEOUT_S, env)).ended()
     finally:

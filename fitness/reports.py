@@ -18,6 +18,8 @@ from population.individuals import Status
 
 CURVE_POINTS = 200
 TAIL_CHARS = 4000
+REASON_CHARS = 500
+NAME = re.compile(r"[\w.-]{1,32}", re.ASCII)
 READ_BYTES = 32 << 20  # of any one file
 LARGEST_COUNT = 1 << 53
 NOTHING: Mapping[str, object] = {}
@@ -30,20 +32,23 @@ OUT_OF_MEMORY = re.compile(
 
 @dataclass(frozen=True)
 class Events:
-    """What a training wrote to events.jsonl."""
+    """What a training wrote to events.jsonl: the first line says on what it runs, the last how it ended."""
 
     curve: tuple[Point, ...] = ()
     checkpoint: tuple[str, ...] = ()
     n_params: int | None = None
     peak_memory_bytes: int | None = None
     diverged: bool = False
+    reason: str | None = None  # of the divergence
+    kernel: str | None = None  # of attention
+    flops_per_token: float | None = None
 
 
 def read_events(path: Path) -> Events:
     """Return what `path` tells; lines that are no events are passed over, a missing file is an empty one."""
     lines = list(_objects(read_start(path)))
     points = [point for line in lines if (point := _point(line)) is not None]
-    last = lines[-1] if lines else {}
+    first, last = (lines[0], lines[-1]) if lines else ({}, {})
     named = last.get("checkpoint", [])
     names = cast("list[object]", named) if isinstance(named, list) else [named]
     return Events(
@@ -52,6 +57,9 @@ def read_events(path: Path) -> Events:
         n_params=count(last.get("n_params")),
         peak_memory_bytes=count(last.get("peak_memory_bytes")),
         diverged=last.get("status") == Status.DIVERGED.value,
+        reason=_words(last.get("reason")),
+        kernel=_name(first.get("attention")),
+        flops_per_token=_positive(first.get("flops_per_token")),
     )
 
 
@@ -132,6 +140,21 @@ def _point(line: Mapping[str, object]) -> Point | None:
         return None
     seconds = number(line.get("seconds"))
     return Point(step, count(line.get("tokens")), seconds if seconds is None or math.isfinite(seconds) else None, loss)
+
+
+def _positive(value: object) -> float | None:
+    found = number(value)
+    return found if found is not None and 0 < found < math.inf else None
+
+
+def _name(value: object) -> str | None:
+    """Return a short plain name, None for anything else."""
+    return value if isinstance(value, str) and NAME.fullmatch(value) else None
+
+
+def _words(value: object) -> str | None:
+    """Return the beginning of a sentence, None for anything else."""
+    return value[:REASON_CHARS] if isinstance(value, str) and value else None
 
 
 def _as_float(text: str) -> float | None:

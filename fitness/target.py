@@ -28,7 +28,8 @@ class Rung:
     depth: int | None = None
     tokens: int | None = None  # training tokens the feeder hands out
     eval_tokens: int | None = None  # tokens the judge scores
-    gpus: float = 0
+    gpus: float = 0  # whole ones for this run alone, or a share of one
+    compiles: bool = False  # whether its program compiles code that is worth sharing
     memory_gb: float | None = None
     env: Mapping[str, str] = field(default_factory=dict[str, str])
 
@@ -44,8 +45,8 @@ class Target:
     `train_seconds`, the judge the metric's name and, if it knows them, `n_params` and `flops`; either may name a
     `status` (diverged, over_budget, cheated, crashed) and a `reason`.
 
-    Placeholders in every command: {python} {seed} {depth} {data} {workspace} {tokens} {eval_tokens} {split}, and
-    each name in `variables`. {workspace} is the candidate's directory, in trusted commands too.
+    Placeholders in every command: {python} {seed} {depth} {data} {workspace} {tokens} {eval_tokens} {split} {gpus},
+    and each name in `variables`. {workspace} is the candidate's directory, in trusted commands too.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Target:
     judge: tuple[str, ...] = ()
     preload: tuple[str, ...] = ()  # modules imported once and shared by every python child
     threads: int = 1  # of each child
+    gpu_memory_gb: float | None = None  # GPUs with less are left alone, where there are others
     variables: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def rung(self, name: str) -> Rung:

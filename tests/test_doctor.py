@@ -10,6 +10,8 @@ import pytest
 
 from evolve import doctor
 from evolve.doctor import Finding, as_json, as_text, diagnose
+from evolve.presets import Choice
+from fitness.gpus import Gpu
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -22,7 +24,8 @@ def found(findings: list[Finding], name: str) -> Finding:
 def machine(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """A machine with nothing of note: no GPU, no bubblewrap, no key, room on the disk."""
     monkeypatch.setattr(doctor, "cuda_gpus", lambda: ())
-    monkeypatch.setattr(doctor, "choose_preset", lambda _: "d12" if doctor.cuda_gpus() else "cpu")
+    nothing, one = Choice("cpu", "no GPU"), Choice("d12", "1 GPU")
+    monkeypatch.setattr(doctor, "choose_preset", lambda _: one if doctor.cuda_gpus() else nothing)
     monkeypatch.setattr(doctor, "_version", lambda _: "2.13.0+cpu")
     monkeypatch.setattr(doctor.shutil, "which", lambda _: None)
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: Usage(10**12, 0, 10**12))
@@ -34,7 +37,7 @@ def test_on_a_plain_machine_only_the_missing_sandbox_wants_a_look(machine: pytes
     findings = diagnose(tmp_path / "runs", tmp_path / "cache")
     assert [finding.name for finding in findings if not finding.ok] == ["sandbox"]
     assert all(finding.fix for finding in findings if not finding.ok)
-    assert found(findings, "device").what == "no CUDA GPU; `--preset auto` of nanochat is cpu"
+    assert found(findings, "device").what == "no CUDA GPU; `--preset auto` of nanochat is cpu, which needs no GPU"
 
 
 def test_an_installed_bubblewrap_is_not_called_a_sandbox(machine: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -52,10 +55,11 @@ def test_a_key_is_named_and_never_shown(machine: pytest.MonkeyPatch, tmp_path: P
 
 
 def test_a_torch_that_can_not_use_the_gpu_wants_a_look(machine: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    machine.setattr(doctor, "cuda_gpus", lambda: ("NVIDIA H100",))
+    machine.setattr(doctor, "cuda_gpus", lambda: (Gpu("0", "NVIDIA H100", 85.5),))
     findings = diagnose(tmp_path, tmp_path)
     assert "install a CUDA build" in found(findings, "python").fix
-    assert "1 CUDA GPU(s): NVIDIA H100" in found(findings, "device").what
+    said = found(findings, "device").what
+    assert said == "1 x NVIDIA H100 (85.5 GB); `--preset auto` of nanochat is d12, which needs 1 GPU"
 
 
 def test_a_missing_torch_wants_a_look(machine: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -82,6 +82,12 @@ def test_a_workspace_refuses_paths_outside_the_base(tmp_path: Path, path: str) -
 # commands
 
 
+@pytest.mark.parametrize(("gpus", "shown"), [(0, "1"), (0.5, "1"), (1.0, "1"), (8.0, "8")])
+def test_a_launcher_is_told_how_many_gpus_the_run_sees(gpus: float, shown: str) -> None:
+    values = placeholders(TINY, replace(TINY.rungs[0], gpus=gpus), job(), Path("w"), None)
+    assert fill(("{gpus}",), values) == (shown,)
+
+
 def test_placeholders_are_filled_and_other_braces_stay() -> None:
     values = placeholders(replace(TINY, variables={"width": "64"}), TINY.rungs[0], job(seed=3), Path("w d"), None)
     command = ("{python}", "{seed}{split}", "{width}", "{workspace}", '{"a": {"b": 1}}', "{}", "{eval_tokens}")
@@ -91,7 +97,9 @@ def test_placeholders_are_filled_and_other_braces_stay() -> None:
 @pytest.mark.parametrize("name", ["depth", "data", "checkpoint"])
 def test_a_placeholder_without_a_value_is_a_mistake_that_names_those_that_have_one(name: str) -> None:
     values = placeholders(TINY, TINY.rungs[0], job(), Path("w"), None)
-    with pytest.raises(UnknownPlaceholder, match=rf"\{{{name}\}}.*known here are eval_tokens, python, seed, split"):
+    with pytest.raises(
+        UnknownPlaceholder, match=rf"\{{{name}\}}.*known here are eval_tokens, gpus, python, seed, split"
+    ):
         fill((f"--x={{{name}}}",), values)
 
 
@@ -191,6 +199,29 @@ def test_another_command_or_frozen_file_is_other_data_and_an_editable_one_is_not
     assert prepare(PREPARING, base, folder) != first
     assert prepare(replace(PREPARING, prepare=("true",)), base, folder) != first
     assert prepare(TINY, base, folder) is None
+
+
+def test_only_the_variables_in_the_command_make_other_data(tmp_path: Path) -> None:
+    target = replace(PREPARING, prepare=("sh", "-c", "true", "{size}"), variables={"size": "1", "batch": "8"})
+    base = snapshot(target, tmp_path / "base")
+    first = prepare(target, base, tmp_path / "cache")
+    assert prepare(replace(target, variables={"size": "1", "batch": "4"}), base, tmp_path / "cache") == first
+    assert prepare(replace(target, variables={"size": "2", "batch": "8"}), base, tmp_path / "cache") != first
+
+
+def test_preparing_says_where_to_watch_and_keeps_downloads_in_the_users_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "users"))
+    target = replace(PREPARING, prepare=("sh", "-c", "echo $XDG_CACHE_HOME $HOME"))
+    base = snapshot(target, tmp_path / "base")
+    said: list[str] = []
+    for _ in range(2):
+        prepare(target, base, tmp_path / "cache", said.append)
+    (line,) = said
+    users, home = Path(line.split("watch ")[1]).read_text().split()
+    assert users == str(tmp_path / "users")
+    assert home != str(Path.home())
 
 
 def test_a_prepare_command_that_fails_is_a_mistake_with_the_end_of_its_log(tmp_path: Path) -> None:

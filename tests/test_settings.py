@@ -9,7 +9,9 @@ import pytest
 
 from evolve import settings as module
 from evolve.settings import RunSettings, apply_sets, read_run_toml, resolve, workers_for, write_run_toml
-from evolve.target_files import load_target, target_path
+from evolve.target_files import load_target
+from evolve.target_tables import target_path
+from fitness.gpus import Gpu
 from population.mistakes import Mistake
 
 
@@ -37,7 +39,7 @@ def test_a_limit_is_taken_away_again(unset: str) -> None:
         ("generatons=3", 'no setting is called "generatons"; did you mean "generations"'),
         ("instanc=3", 'no setting is called "instanc"; did you mean "instance"'),
         ("variables=3", 'no setting is called "variables"'),
-        ("zzz=3", "known: confirm_seeds, generations, instance, lag, max_evaluations"),
+        ("zzz=3", "known: confirm_seeds, generations, instance, keep_checkpoints, lag, max_evaluations"),
         ("generations=x", "\"generations\" must be a whole number, not 'x'"),
         ("generations=1.5", "\"generations\" must be a whole number, not '1.5'"),
         ("generations=auto", "\"generations\" must be a whole number, not 'auto'"),
@@ -45,6 +47,7 @@ def test_a_limit_is_taken_away_again(unset: str) -> None:
         ("max_hours=0", '"max_hours" must be above 0'),
         ("max_hours=inf", '"max_hours" must be finite'),
         ("seed=-1", '"seed" must be 0 or more'),
+        ("keep_checkpoints=perhaps", '"keep_checkpoints" must be a valid boolean'),
         ("operator=magic", "\"operator\" must be 'auto' or 'local', not 'magic'"),
     ],
 )
@@ -80,6 +83,27 @@ def test_a_target_of_ones_own_is_recorded_by_its_absolute_path(tmp_path: Path, m
 def test_workers_are_what_fits_on_the_cores(monkeypatch: pytest.MonkeyPatch, threads: int, workers: int) -> None:
     monkeypatch.setattr(module, "usable_cores", lambda: 5)
     assert workers_for(replace(load_target("landscape"), threads=threads)) == workers
+
+
+@pytest.mark.parametrize(
+    ("wanted", "workers"), [((1.0,), 3), ((0.5,), 6), ((1.0, 3.0), 3), ((2.0,), 1), ((0.0, 1.0), 3)]
+)
+def test_workers_are_what_the_gpus_hold_for_a_target_that_wants_them(
+    monkeypatch: pytest.MonkeyPatch, wanted: tuple[float, ...], workers: int
+) -> None:
+    monkeypatch.setattr(module, "usable_cores", lambda: 64)
+    monkeypatch.setattr(module, "usable_gpus", lambda _: tuple(Gpu(str(i), "H100") for i in range(3)))
+    target = load_target("landscape")
+    rungs = tuple(replace(target.rungs[0], name=f"r{gpus}", gpus=gpus) for gpus in wanted)
+    assert workers_for(replace(target, rungs=rungs)) == workers
+
+
+def test_a_preset_that_wants_more_gpus_than_are_here_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "usable_gpus", lambda _: ())
+    with pytest.raises(
+        Mistake, match=r'The rung "screen" of nanochat wants 1 CUDA GPU\(s\) and this process may use 0'
+    ):
+        resolve(RunSettings(preset="d12"))
 
 
 @pytest.mark.parametrize(

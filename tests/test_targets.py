@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from evolve import hardware, target_files
-from evolve.target_files import BUNDLED, bundled_targets, choose_preset, load_target, skip_flags, target_path
+from evolve import hardware, target_files, target_tables
+from evolve.target_files import load_target, skip_flags
+from evolve.target_tables import BUNDLED, bundled_targets, target_path
 from fitness.target import Metric
 from population.mistakes import Mistake
 
@@ -112,26 +113,46 @@ def test_a_presets_rungs_are_the_ladder_and_inherit_what_they_leave_out(folder: 
     assert (target.threads, target.variables) == (1, {"width": "8"})
 
 
-@pytest.mark.parametrize(("gpus", "chosen"), [((), "cpu"), (("H100",), "big")])
-def test_auto_chooses_a_preset_by_the_gpus(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, gpus: tuple[str, ...], chosen: str
-) -> None:
-    monkeypatch.setattr(target_files, "cuda_gpus", lambda: gpus)
-    assert choose_preset(write(folder, WHOLE + PRESETS)) == chosen
-
-
-def test_auto_without_a_gpu_says_so_when_every_preset_wants_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(target_files, "cuda_gpus", lambda: ())
-    path = write(folder, WHOLE + "[presets.big.rungs.full]\n")
-    with pytest.raises(Mistake, match=r"every preset .*\(big\) asks for a GPU"):
-        choose_preset(path)
-    assert choose_preset(path, "big") == "big"
-
-
 def test_a_target_without_presets_has_the_empty_one(folder: Path) -> None:
     path = write(folder, WHOLE)
-    assert choose_preset(path) == ""
     assert load_target(path, "") == load_target(path)
+
+
+ANY = """
+[rungs."*"]
+timeout_s = 9
+memory_gb = 1
+
+[presets.small.rungs."*"]
+depth = 1
+
+[presets.small.rungs.screen]
+timeout_s = 1
+
+[presets.small.rungs.more]
+command = ["{python}"]
+seeds = [3]
+"""
+
+
+def test_what_no_rung_of_that_name_says_comes_from_the_rung_called_star(folder: Path) -> None:
+    path = write(folder, WHOLE + ANY)
+    screen, more = load_target(path, "small").rungs
+    assert (screen.name, screen.timeout_s, screen.depth, screen.memory_gb, screen.seeds) == ("screen", 1, 1, 1, (0,))
+    assert (more.name, more.timeout_s, more.depth, more.command) == ("more", 9, 1, ("{python}",))
+    path = write(folder, (WHOLE + ANY).replace("presets.small.rungs.screen", "presets.small.rungs.full"))
+    assert load_target(path, "small").rungs[0].memory_gb == 2  # of [rungs.full], which is nearer than [rungs."*"]
+
+
+def test_a_preset_with_nothing_but_a_star_has_the_rungs_of_the_file(folder: Path) -> None:
+    path = write(folder, WHOLE + '[presets.deep.rungs."*"]\ndepth = 24\n')
+    assert [(rung.name, rung.depth) for rung in load_target(path, "deep").rungs] == [("screen", 24), ("full", 24)]
+
+
+@pytest.mark.parametrize(("compile", "expected"), [("", True), ("compile = false", False), ("compile = true", True)])
+def test_a_rung_with_a_gpu_compiles_unless_it_says_otherwise(folder: Path, compile: str, expected: bool) -> None:
+    target = load_target(write(folder, WHOLE.replace("gpus = 0.5", f"gpus = 0.5\n{compile}")))
+    assert [rung.compiles for rung in target.rungs] == [False, expected]
 
 
 @pytest.mark.parametrize(
@@ -149,6 +170,10 @@ def test_a_target_without_presets_has_the_empty_one(folder: Path) -> None:
         ("seeds = [0]", "seeds = 0", r'"rungs.screen.seeds" must be a list'),
         ("seeds = [0]", "seeds = [true]", r'"rungs.screen.seeds.0" must be a whole number, not True'),
         ("seeds = [0]", "seeds = []", r'"rungs.screen.seeds" must not be empty'),
+        ("gpus = 0.5", "gpus = 1.5", '"rungs.full.gpus" must be a number of whole GPUs, a share of one .*, not 1.5'),
+        ("gpus = 0.5", 'gpus = "both"', '"rungs.full.gpus" must be .* or "all", not \'both\''),
+        ("gpus = 0.5", "gpus = true", '"rungs.full.gpus" must be .*, not True'),
+        ("gpus = 0.5", "gpus = -1", '"rungs.full.gpus" must be .*, not -1'),
         ("seeds = [0, 1]", "seeds = [1, 1]", r'"rungs.full.seeds" must not repeat a seed, not \[1, 1\]'),
         ("minimize", "minimise", "\"metric.direction\" must be 'minimize' or 'maximize', not 'minimise'"),
         ('file = "result.json"', "", "must have one of `file` and `regex`"),
@@ -207,22 +232,6 @@ def test_bundled_targets_are_found_by_name_and_load() -> None:
         assert load_target(name).rungs
 
 
-def test_hidden_gpus_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert hardware.cuda_gpus() == ()
-
-
-def test_gpus_are_those_that_nvidia_smi_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tool = tmp_path / "nvidia-smi"
-    tool.write_text("#!/bin/sh\necho 'NVIDIA H100'\necho 'NVIDIA H100'\n")
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert hardware.cuda_gpus() == ("NVIDIA H100", "NVIDIA H100")
-    tool.write_text("#!/bin/sh\nexit 9\n")
-    assert hardware.cuda_gpus() == ()
-
-
 @pytest.mark.parametrize(("quota", "cores"), [("max 100000", 8), ("200000 100000", 2), ("50000 100000", 1)])
 def test_usable_cores_respect_the_containers_quota(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quota: str, cores: int
@@ -254,7 +263,7 @@ def test_the_documented_landscape_is_the_bundled_one() -> None:
 
 
 def test_every_key_of_a_rung_and_every_placeholder_is_documented() -> None:
-    for name in target_files.RungTable.model_fields:
+    for name in target_tables.RungTable.model_fields:
         assert f"`{name}`" in PAGE
     for name in target_files.PLACEHOLDERS:
         assert f"`{{{name}}}`" in PAGE
