@@ -16,19 +16,14 @@ import types
 import torch
 import torch.nn.functional as F
 
+from nanochat.mistakes import Mistake
+
 AUTO_ORDER = ("fa3", "flash", "flex", "sdpa")
 FA3_CAPABILITY = (9, 0)
 FLASH_CAPABILITY = (8, 0)
 
 chosen = "sdpa"
 library = types.SimpleNamespace() # what `load` imported: functions of the kernels that not every process needs
-
-
-class KernelUnavailable(Exception):
-    """A kernel was asked for by name and cannot run here."""
-
-    def __init__(self, name, reason):
-        super().__init__(f"The attention kernel {name!r} cannot run here: {reason}. Ask for `auto`, or for `sdpa`, which runs everywhere.")
 
 
 def attention(q, k, v, window):
@@ -80,11 +75,17 @@ KERNELS = {"fa3": fa3_kernel, "flash": flash_kernel, "flex": flex_kernel, "sdpa"
 # Masks, each built once. While a model is traced their functions really run and what they return is a constant of
 # the graph; outside inference mode, so that a mask first met there can be trained with.
 
+def constant(function):
+    """Do what torch.compiler.assume_constant_result does, without the seconds that importing the compiler takes."""
+    function._dynamo_marked_constant = True
+    return function
+
+
 masks = {} # (T, window, device) -> (T, T) bool
 block_masks = types.SimpleNamespace() # name -> BlockMask; an attribute, which a trace looks up at the moment of use
 
 
-@torch.compiler.assume_constant_result
+@constant
 def window_mask(T, window, device):
     """Return (T, T), True where query i may look at key j."""
     if (T, window, device) not in masks:
@@ -95,7 +96,7 @@ def window_mask(T, window, device):
     return masks[T, window, device]
 
 
-@torch.compiler.assume_constant_result
+@constant
 def block_mask_name(T, left, device):
     """Return the name in `block_masks` of this mask; left < 0: no window."""
     def visible(b, h, i, j):

@@ -16,6 +16,7 @@ Mistake
 |-- EmptyShard          a parquet file without a document
 |-- DownloadFailed      the server refuses, or the network is gone
 |-- OutOfData           training needs more than the epochs of the data
+|-- KernelUnavailable   an attention kernel that was asked for by name cannot run here
 |-- BatchIndivisible    a step is no whole number of forward passes
 `-- NotResumable        a checkpoint that does not fit, or none
 """
@@ -127,6 +128,12 @@ class OutOfData(Mistake):
     def __init__(self, n_tokens, epochs):
         super().__init__(f"The training split holds {n_tokens:,} tokens, and {epochs} epoch(s) of it do not last: prepare more "
                          f"shards, train on fewer tokens, or allow more with --epochs {epochs + 1}.")
+
+
+class KernelUnavailable(Mistake):
+    def __init__(self, name, reason):
+        super().__init__(f"The attention kernel {name!r} cannot run here: {reason}. "
+                         "Ask for `auto`, or for `sdpa`, which runs everywhere.")
 
 
 class BatchIndivisible(Mistake):
