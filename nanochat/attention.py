@@ -16,7 +16,7 @@ import types
 import torch
 import torch.nn.functional as F
 
-from nanochat.mistakes import Mistake
+from nanochat.mistakes import KernelUnavailable
 
 AUTO_ORDER = ("fa3", "flash", "flex", "sdpa")
 FA3_CAPABILITY = (9, 0)
@@ -75,14 +75,14 @@ KERNELS = {"fa3": fa3_kernel, "flash": flash_kernel, "flex": flex_kernel, "sdpa"
 # Masks, each built once. While a model is traced their functions really run and what they return is a constant of
 # the graph; outside inference mode, so that a mask first met there can be trained with.
 
+masks = {} # (T, window, device) -> (T, T) bool
+block_masks = types.SimpleNamespace() # name -> BlockMask; an attribute, which a trace looks up at the moment of use
+
+
 def constant(function):
     """Do what torch.compiler.assume_constant_result does, without the seconds that importing the compiler takes."""
     function._dynamo_marked_constant = True
     return function
-
-
-masks = {} # (T, window, device) -> (T, T) bool
-block_masks = types.SimpleNamespace() # name -> BlockMask; an attribute, which a trace looks up at the moment of use
 
 
 @constant
