@@ -118,7 +118,7 @@ class Plan:
     decay_scale: float
 
 
-def horizon(args, model, batch_tokens, target_tokens, budget):
+def horizon(args, model, batch_tokens, budget):
     """Return the number of steps: iterations, FLOPs, seconds (0), the feeder's tokens, the parameter-data ratio."""
     if args.num_iterations > 0:
         return args.num_iterations
@@ -126,21 +126,21 @@ def horizon(args, model, batch_tokens, target_tokens, budget):
         return round(args.target_flops / (model.flops_per_token() * batch_tokens))
     if args.time_budget > 0:
         return 0
-    return int((budget or target_tokens) // batch_tokens)
+    return int((budget or args.target_param_data_ratio * model.parameter_counts()["scaling"]) // batch_tokens)
 
 
 def make_plan(args, model, budget=None):
     """Return batch, horizon and the factors on learning rate and decay; `budget`: tokens that the feeder will give."""
-    reference = scaling_parameters(model_config(args, REFERENCE_DEPTH, model.config.vocab_size))
-    ratio = model.parameter_counts()["scaling"] / reference # of horizons D / D_d12
-    batch_tokens = args.total_batch_size if args.total_batch_size > 0 else batch_rule(ratio)
-    target_tokens = args.target_param_data_ratio * ratio * reference
+    def ratio(): # of horizons D / D_d12; a model of depth 12 is built for it, so only where a rule asks
+        reference = model_config(args, REFERENCE_DEPTH, model.config.vocab_size)
+        return model.parameter_counts()["scaling"] / scaling_parameters(reference)
+    batch_tokens = args.total_batch_size if args.total_batch_size > 0 else batch_rule(ratio())
     batch_factor = (batch_tokens / REFERENCE_BATCH_TOKENS) ** 0.5
     return Plan(
         batch_tokens,
-        horizon(args, model, batch_tokens, target_tokens, budget),
+        horizon(args, model, batch_tokens, budget),
         args.lr_scale if args.lr_scale > 0 else batch_factor,
-        args.decay_scale if args.decay_scale > 0 else batch_factor / ratio,
+        args.decay_scale if args.decay_scale > 0 else batch_factor / ratio(),
     )
 
 
@@ -269,7 +269,7 @@ class Trainer:
         loss = self.gradients()
         set_schedules(self.args, self.optimizer, step, self.progress(step))
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         return loss
 
     def progress(self, step):
@@ -341,7 +341,7 @@ class Trainer:
         data = self.args.data or default_data_dir()
         windows, byte_lengths = load_windows(data, "val", self.args.eval_tokens, self.args.max_seq_len)
         with torch.no_grad():
-            bpb = evaluate(lambda ids: self.raw_model(torch.from_numpy(ids).to(self.device)), windows, byte_lengths)
+            bpb = evaluate(lambda ids: self.raw_model(torch.from_numpy(ids).to(self.device)), windows, byte_lengths, self.device)
         self.events.say(f"step {step:6d} | val_bpb {bpb:.6f}")
 
 

@@ -6,6 +6,7 @@ reaches them there as 0-D tensors, so that they compile once. On several GPUs ea
 they are all its own: the code is the same.
 """
 
+from collections import defaultdict
 from functools import cache
 
 import torch
@@ -72,16 +73,23 @@ def compiled(step_function):
     return torch.compile(step_function, dynamic=False, fullgraph=True)
 
 
-class MuonAdamW(torch.optim.Optimizer):
+class MuonAdamW:
     """AdamW for groups of kind "adamw", Muon for groups of kind "muon" (one shape of matrix a group).
 
     An adamw group has lr, betas, eps, weight_decay; a muon group lr, momentum, beta2, weight_decay. A group of matrices is
-    stepped as one stack, every other tensor alone; of each, a rank keeps the state of its own rows only.
+    stepped as one stack, every other tensor alone; of each, a rank keeps the state of its own rows only. It is no
+    torch.optim.Optimizer, whose constructor imports the compiler: 3 s of every process.
     """
 
     def __init__(self, groups):
-        super().__init__(groups, defaults={})
+        self.param_groups = groups
+        self.state = defaultdict(dict) # first parameter of a stack -> name -> tensor of the own rows
         self.scalars = {} # name -> 0-D tensor
+
+    def zero_grad(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.grad = None
 
     @torch.no_grad()
     def step(self):
