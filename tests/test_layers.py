@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 OURS = {"nanochat", "population", "fitness", "evolve"}
 ALLOWED = {
-    "nanochat": {"nanochat", "torch", "numpy", "tiktoken", "rustbpe", "pyarrow", "safetensors"},
+    "nanochat": {"nanochat", "torch", "numpy", "tiktoken", "rustbpe", "pyarrow", "safetensors", "tqdm"},
     "population": {"population", "numpy", "scipy", "statsmodels"},
     "fitness": {"fitness", "population", "numpy"},
     "evolve": {"evolve", "fitness", "population", "numpy", "pydantic", "tomli_w"},
