@@ -47,17 +47,30 @@ class Windows:
 
 
 def window_starts(offsets, tokens, length):
-    """Return (start, end) of windows of up to `length` tokens, about `tokens` in all, spread over every document.
+    """Return (start, end) of windows of up to `length` tokens, about `tokens` in all, spread over the whole split.
 
-    Each document is cut into consecutive windows; it gives its share of them, at least one, evenly spaced.
+    Each document is cut into consecutive windows, and gives its share of them, evenly spaced: at least one where there
+    are enough for all documents; where there are not, windows are taken evenly from all that there are.
     """
-    counts = -(-np.diff(offsets) // length)
+    counts = -(-np.diff(offsets) // length) # windows of each document
+    if tokens < length * len(counts):
+        return spread_windows(offsets, counts, tokens, length)
     shares = np.clip(np.round(counts * (tokens / length / counts.sum())).astype(int), 1, counts)
     spans = []
     for start, end, count, share in zip(offsets[:-1], offsets[1:], counts, shares):
         picked = (2 * np.arange(share) + 1) * count // (2 * share)
         spans += [(start + i * length, min(start + (i + 1) * length, end)) for i in picked]
     return spans
+
+
+def spread_windows(offsets, counts, tokens, length):
+    """Return every n-th of the windows of all documents, which hold about this many tokens."""
+    n = max(1, round(counts.sum() * tokens / offsets[-1]))
+    picked = (2 * np.arange(n) + 1) * counts.sum() // (2 * n)
+    ends = np.cumsum(counts)
+    documents = np.searchsorted(ends, picked, side="right")
+    starts = offsets[documents] + (picked - (ends - counts)[documents]) * length
+    return list(zip(starts, np.minimum(starts + length, offsets[documents + 1])))
 
 
 def read_windows(data, split, tokens, length):

@@ -120,6 +120,20 @@ def test_windows_are_spread_over_every_document_and_never_overlap(data):
     assert all(a[1] <= b[0] for a, b in itertools.pairwise(spans))
 
 
+def test_where_documents_outnumber_windows_these_are_spread_over_all_documents():
+    lengths = np.random.default_rng(0).integers(1, 400, 5000)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    spans = loss_eval.window_starts(offsets, tokens=50_000, length=128)
+    taken = np.array([end - start for start, end in spans])
+    assert taken.sum() == pytest.approx(50_000, rel=0.05)
+    assert taken.max() == 128
+    documents = np.searchsorted(offsets, [start for start, _ in spans], side="right") - 1
+    assert all((start - offsets[i]) % 128 == 0 for (start, _), i in zip(spans, documents, strict=True))
+    assert all(end <= offsets[i + 1] for (_, end), i in zip(spans, documents, strict=True))
+    assert np.histogram(documents, bins=10)[0].min() > 0.8 * len(spans) / 10
+    assert len(set(spans)) == len(spans)
+
+
 def test_a_model_that_knows_nothing_scores_the_entropy_of_its_tokens(data):
     windows, byte_lengths = loss_eval.load_windows(data, "val", 3000, 32)
     bpb = loss_eval.evaluate(lambda ids: torch.zeros(*ids.shape, 300), windows, byte_lengths)
