@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 
-from nanochat import base_train, buffers, common, dataloader, dataset, events, gpt, loss_eval, serve
+from nanochat import base_train, buffers, common, dataset, gpt, loss_eval, serve
 from nanochat.tokenizer import Tokenizer
 
 FLAGS = shlex.split(
