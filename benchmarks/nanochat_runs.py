@@ -11,12 +11,14 @@ import socket
 import sys
 import tempfile
 import time
-import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
+from dataclasses import asdict
 from pathlib import Path
 
 import torch._dynamo  # noqa: F401  (imported once, shared by every child; an optimiser imports it)
+
+from evolve.target_files import load_target
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -24,9 +26,16 @@ FORK = multiprocessing.get_context("fork")
 
 
 def preset(name: str = "cpu") -> dict[str, dict]:
-    """Return rung name -> table of a preset of the bundled target."""
-    target = tomllib.loads((ROOT / "evolve/targets/nanochat.toml").read_text())
-    return target["presets"][name]["rungs"]
+    """Return rung name -> its fields, of a preset of the bundled target; variables are filled into its command."""
+    target = load_target("nanochat", name)
+    filled = {rung.name: [with_variables(word, target.variables) for word in rung.command] for rung in target.rungs}
+    return {rung.name: asdict(rung) | {"command": filled[rung.name]} for rung in target.rungs}
+
+
+def with_variables(word: str, variables: Mapping[str, str]) -> str:
+    for name, value in variables.items():
+        word = word.replace(f"{{{name}}}", value)
+    return word
 
 
 def module_child(arguments: list[str], ends: tuple[socket.socket, ...], cwd: Path, answer: object) -> None:

@@ -31,7 +31,7 @@ TARGET = click.option(
     "--target", default="nanochat", metavar="NAME|FILE.toml", help="What to evolve.", show_default=True
 )
 PRESET = click.option(
-    "--preset", default="auto", help="The rungs to use; auto goes by the hardware.", show_default=True
+    "--preset", default="auto", help="The rungs to use; auto goes by the GPUs here.", show_default=True
 )
 RUN_DIR = click.option(
     "--run-dir", type=click.Path(path_type=Path), help="Where; default a dated directory under runs/."
@@ -89,6 +89,7 @@ def run_command(run_dir: Path | None, sets: tuple[str, ...], workers: str, **giv
     Examples:
       evolve run                                        nanochat, 50 generations, on whatever is here
       evolve run --preset cpu --generations 3           a short one
+      evolve run --preset d12-screen --set device_batch_size=16
       evolve run --target landscape --set instance=7    a synthetic target, seconds
       evolve run --target my.toml --workers 8
     """

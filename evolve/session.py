@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from evolve.breeding import Breeder
 from evolve.dispatch import Dispatch
 from evolve.engine import CONFIRM_SEED, Engine, Limits, Progress
 from evolve.errors import NoCache, NothingToMove
-from evolve.hardware import usable_gpus
+from evolve.hardware import described, usable_gpus
 from evolve.lineage import Lineage
 from evolve.records import Run
 from evolve.run_directory import RunDirectory, new_run
@@ -23,7 +23,7 @@ from evolve.settings import RunSettings, read_run_toml, resolve, write_run_toml
 from evolve.target_files import load_target, skip_flags
 from evolve.target_tables import target_path
 from fitness.cache import Cache
-from fitness.gpus import check_gpus
+from fitness.gpus import Gpu, check_gpus
 from fitness.pool import LocalPool
 from fitness.prepare import prepare
 from fitness.target import Target
@@ -89,7 +89,7 @@ def open_session(
     with ExitStack() as stack:
         stack.enter_context(RunLock(run.path))
         lineage = stack.enter_context(Lineage.open(run.path))
-        say(_described(settings, target, workers))
+        say(_described(settings, target, workers, gpus))
         _make_folder(caches)
         data = prepare(target, run.base, caches / "data", say)
         pool = LocalPool(
@@ -114,11 +114,12 @@ def open_session(
         yield Session(engine, lineage, target, breeder.genes, workers, settings.generations > 0)
 
 
-def _described(settings: RunSettings, target: Target, workers: int) -> str:
+def _described(settings: RunSettings, target: Target, workers: int, gpus: Sequence[Gpu]) -> str:
+    place = f" on {described(gpus)}" if any(rung.gpus for rung in target.rungs) else ""
     preset = f" preset {settings.preset}," if settings.preset else ""
     ladder = " < ".join(f"{rung.name} ({len(rung.seeds)} seeds)" for rung in target.rungs)
     return (
-        f"target        {target.name},{preset} rungs {ladder}, {workers} workers\n"
+        f"target        {target.name},{preset} rungs {ladder}, {workers} workers{place}\n"
         f"breeding      {settings.operator}: knob, recombine and drop; no model is asked\n"
         "sandbox       none: children get an empty environment and a time limit, and can reach your files"
     )

@@ -278,3 +278,79 @@ def test_the_environment_of_a_rung_reaches_its_command(server: ForkServer, tmp_p
     target, files = running(code)
     assert "LOSS" not in os.environ
     assert score(server, tmp_path, with_rung(target, env={"LOSS": "1.25"}), files).evaluation.score == 1.25
+
+
+FIRST = '{"device": "cuda", "attention": "fa3", "batch_tokens": 4, "flops_per_token": 10.5, "world_size": 1}'
+REPORTS = "import json\nopen('events.jsonl', 'w').write(LINES)\njson.dump({'loss': 1.0}, open('result.json', 'w'))\n"
+
+
+def test_the_kernel_is_what_the_first_line_of_events_says(server: ForkServer, tmp_path: Path) -> None:
+    target, files = running(f"LINES = {FIRST!r}\n{REPORTS}")
+    assert score(server, tmp_path, target, files).evaluation.kernel == "fa3"
+
+
+@pytest.mark.parametrize("name", ['"a b"', '"\\u001b[31m"', f'"{"x" * 33}"', "7", '["fa3"]', "null", '""', '"fä3"'])
+def test_a_kernel_that_is_no_plain_name_is_not_believed(server: ForkServer, tmp_path: Path, name: str) -> None:
+    target, files = running(f"LINES = {FIRST.replace(chr(34) + 'fa3' + chr(34), name)!r}\n{REPORTS}")
+    found = score(server, tmp_path, target, files).evaluation
+    assert (found.status, found.kernel) == (Status.OK, None)
+
+
+SAYS_FLOPS = """    import json
+    batches.gi_frame.f_locals["events"].write(json.dumps({"flops_per_token": %s}) + "\\n")
+    learnt = 0.0
+"""
+
+
+@pytest.mark.parametrize(("said", "flops"), [("10.5", 84.0), ("-1", None), ("float('inf')", None), ("'many'", None)])
+def test_flops_are_tokens_handed_out_times_what_the_candidate_says_of_one(
+    server: ForkServer, tmp_path: Path, said: str, flops: float | None
+) -> None:
+    """The judge of the tiny target counts FLOPs itself unless training fails, so training fails here."""
+    files = edited("    learnt = 0.0\n", SAYS_FLOPS % said)
+    files[RECIPE] = files[RECIPE].replace("    return learnt\n", "    raise SystemExit(1)\n")
+    found = score(server, tmp_path, TINY, files).evaluation
+    assert (found.status, found.tokens, found.flops) == (Status.CRASHED, 8, flops)
+
+
+def test_flops_that_the_judge_counts_are_believed_before_the_candidates(server: ForkServer, tmp_path: Path) -> None:
+    found = score(server, tmp_path, TINY, edited("    learnt = 0.0\n", SAYS_FLOPS % "10.5")).evaluation
+    assert (found.status, found.flops) == (Status.OK, 2.0)
+
+
+@pytest.mark.parametrize("reason", ["the loss is nan", "x" * 10**6, "\x1b[2J"])
+def test_why_a_training_diverged_reaches_the_log(server: ForkServer, tmp_path: Path, reason: str) -> None:
+    last = {"status": "diverged", "step": 3, "train_loss": None, "reason": reason}
+    target, files = running(
+        f"print('hello')\nopen('events.jsonl', 'w').write({json.dumps(last)!r})\nraise SystemExit(3)\n"
+    )
+    found = score(server, tmp_path, target, files).evaluation
+    assert found.status is Status.DIVERGED
+    assert found.log_tail.startswith("hello\n")
+    assert found.log_tail.endswith(reason[:500].replace("\x1b", ""))
+
+
+def test_no_checkpoint_is_kept_unless_it_is_asked_for(server: ForkServer, tmp_path: Path) -> None:
+    score(server, tmp_path / "plain", TINY)
+    assert not list((tmp_path / "plain").rglob("model.json"))
+    table = replace(bench(TINY, tmp_path / "kept"), keep_checkpoints=True)
+    assert evaluate(job(), table, server).evaluation.status is Status.OK
+    names = sorted(path.name for path in (tmp_path / "kept/evaluations/e1").iterdir())
+    assert names == ["events.jsonl", "log.txt", "model.json", "patch.diff"]
+
+
+@pytest.mark.parametrize(
+    "name", ["log.txt", "patch.diff", "train", "../e1/log.txt", "sub/model", "/etc/passwd", "scratch"]
+)
+def test_a_kept_checkpoint_takes_no_other_files_place(server: ForkServer, tmp_path: Path, name: str) -> None:
+    lines = json.dumps({"checkpoint": name})
+    code = (
+        "import json, os\nos.mkdir('sub')\n[open(n, 'w').write('x') for n in ('log.txt', 'patch.diff', 'sub/model')]\n"
+    )
+    target, files = running(f"{code}LINES = {lines!r}\n{REPORTS}")
+    table = replace(bench(target, tmp_path), keep_checkpoints=True)
+    assert evaluate(job(files), table, server).evaluation.status is Status.OK
+    home = tmp_path / "evaluations/e1"
+    assert sorted(path.name for path in home.iterdir()) == ["events.jsonl", "log.txt", "patch.diff"]
+    assert (home / "patch.diff").read_text() == "the patch\n"
+    assert (home / "log.txt").read_text() == ""

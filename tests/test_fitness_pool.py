@@ -210,6 +210,34 @@ def test_a_key_depends_on_everything_that_a_score_depends_on(tmp_path: Path) -> 
     assert cache_key(plain, rung, job(name="e9")) in keys
 
 
+def test_a_key_depends_on_what_decides_the_attention_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = snapshot(TINY, tmp_path / "base")
+    without = fingerprint(TINY, base, [RECIPE], None, "H100")
+    for package in ("flash_attn", "flash_attn_3"):
+        folder = tmp_path / package
+        (folder / f"{package}-2.8.dist-info").mkdir(parents=True)
+        (folder / f"{package}-2.8.dist-info" / "METADATA").write_text(f"Name: {package}\nVersion: 2.8\n")
+        with monkeypatch.context() as patch:
+            patch.syspath_prepend(folder)
+            assert fingerprint(TINY, base, [RECIPE], None, "H100") != without
+    (tmp_path / "flash_attn_interface.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert fingerprint(TINY, base, [RECIPE], None, "H100") != without
+
+
+def test_checkpoints_that_are_asked_for_are_there_although_the_score_was_known(tmp_path: Path) -> None:
+    with pool(TINY, tmp_path / "first", cache=tmp_path / "cache") as executor:
+        run(executor, job())
+    base = snapshot(TINY, tmp_path / "second" / "base")
+    executor = LocalPool(TINY, tmp_path / "second", base, cache=Cache(tmp_path / "cache"), keep_checkpoints=True)
+    try:
+        (found,) = run(executor, job(name="e2"))
+    finally:
+        executor.close()
+    assert found.source_evaluation_id is None
+    assert (tmp_path / "second/evaluations/e2/model.json").is_file()
+
+
 def test_the_device_model_is_the_gpus_or_the_processors() -> None:
     assert device_model(["H200", "H200"]) == "H200"
     assert device_model([])
