@@ -97,11 +97,11 @@ def open_session(
             run.path,
             run.base,
             data,
-            workers,
-            Cache(caches / "scores"),
-            gpus,
-            caches / "compiled",
-            settings.keep_checkpoints,
+            workers=workers,
+            cache=Cache(caches / "scores"),
+            gpus=gpus,
+            compiled=caches / "compiled",
+            keep_checkpoints=settings.keep_checkpoints,
         )
         stack.callback(pool.close)
         knobs = find_knobs(lineage.base, skip_flags(target))

@@ -55,10 +55,10 @@ class LocalPool:
             base.resolve(),
             files,
             data and data.resolve(),
-            device,
-            CompileCache(compiled.resolve()) if compiled else None,
-            {rung.name: compile_key(target, base, files, rung, software(target), device) for rung in target.rungs},
-            keep_checkpoints,
+            gpu_model=device,
+            compiled=CompileCache(compiled.resolve()) if compiled else None,
+            compile_keys={r.name: compile_key(target, base, files, r, software(target), device) for r in target.rungs},
+            keep_checkpoints=keep_checkpoints,
         )
         self._gpus = GpuSlots([gpu.visible_as for gpu in gpus])
         self._cache = cache

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from evolve.target_files import load_target
 from fitness.evaluation import Evaluation, Job
+from fitness.gpus import Gpu
 from fitness.pool import LocalPool
 from fitness.prepare import prepare
 from fitness.workspace import read_base, snapshot
@@ -70,3 +72,28 @@ def test_the_modules_that_run_are_those_of_the_workspace(pool: tuple[LocalPool, 
     lines = [line for line in found.log_tail.splitlines() if line.startswith("nanochat")]
     assert "nanochat.gpt nanochat/gpt.py" in lines, found.log_tail
     assert all(line.split()[1].startswith("nanochat/") for line in lines)
+
+
+SMALL = {"corpus": "stdlib", "vocab_size": "1024", "shards": "0", "sequence_len": "128", "device_batch_size": "4"}
+NARROW = ("--aspect-ratio", "32", "--head-dim", "32", "--total-batch-size", "1024")
+
+
+@pytest.mark.parametrize("gpus", [1, 2])
+def test_a_gpu_preset_starts_one_process_for_each_gpu(tmp_path: Path, gpus: int) -> None:
+    """On the CPU, which plays the GPUs: all but the device is the preset's own command."""
+    whole = load_target("nanochat", "d4", SMALL)
+    command = [word.replace("cuda", "cpu") for word in whole.rungs[0].command]
+    rung = replace(whole.rungs[0], command=(*command, *NARROW), gpus=float(gpus), tokens=5120, eval_tokens=4096)
+    target = replace(whole, rungs=(replace(rung, timeout_s=120),), prepare=(*whole.prepare, "--limit-files", "60"))
+    base = snapshot(target, tmp_path / "base")
+    data = prepare(target, base, tmp_path / "data")
+    executor = LocalPool(target, tmp_path, base, data, gpus=[Gpu(str(i), "none") for i in range(gpus)])
+    try:
+        found = run(executor, Job("e", Genotype(), dict(read_base(base, target.editable).files), "", "full", 0))["e"]
+    finally:
+        executor.close()
+    assert found.status is Status.OK, found.log_tail
+    assert (found.tokens, found.kernel, found.integrity) == (5120, "sdpa", "judged")
+    assert (found.flops or 0) > 5120 * 6 * (found.n_params or 0) / 4
+    log = (tmp_path / "evaluations" / "e" / "log.txt").read_text()
+    assert f"world_size {gpus}" in log
