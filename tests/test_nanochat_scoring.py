@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 
-from nanochat import base_train, buffers, common, dataset, gpt, loss_eval, serve
+from nanochat import attention, base_train, buffers, common, dataset, gpt, loss_eval, serve
 from nanochat.tokenizer import Tokenizer
 
 FLAGS = shlex.split(
@@ -399,7 +399,8 @@ while (message := common.receive(sock)) is not None:
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_the_logits_stay_there_and_the_score_is_that_of_the_model_itself(data, tmp_path):
+def test_on_a_gpu_the_logits_stay_there_and_the_score_is_that_of_the_model_itself(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(attention, "chosen", attention.chosen)
     tiny_checkpoint(tmp_path / "checkpoint.safetensors", 300)
     judge = ["nanochat.loss_eval", "--data", str(data), "--tokens", "3000", "--length", "32"]
     _, out = joined(["nanochat.serve", "checkpoint.safetensors"], judge, tmp_path)
