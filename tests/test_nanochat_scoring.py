@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 
-from nanochat import attention, base_train, buffers, common, dataset, gpt, loss_eval, serve
+from nanochat import attention, buffers, common, dataset, gpt, loss_eval, serve
 from nanochat.tokenizer import Tokenizer
 
 FLAGS = shlex.split(
@@ -38,17 +38,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def one_thread():
     torch.set_num_threads(1)
-
-
-@pytest.fixture
-def workspace(tmp_path, monkeypatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("EVOLVE_CHANNEL", raising=False)
-    return tmp_path
-
-
-def trainer(data: Path, *flags: str) -> base_train.Trainer:
-    return base_train.Trainer(base_train.parse_args([*FLAGS, "--data", str(data), *flags]))
 
 
 def tiny_checkpoint(path: Path, vocab_size: int) -> gpt.GPT:
@@ -398,13 +387,16 @@ while (message := common.receive(sock)) is not None:
 """
 
 
+def judged_by_process(server: list[str], data: Path, cwd: Path) -> dict[str, object]:
+    judge = ["nanochat.loss_eval", "--data", str(data), "--tokens", "3000", "--length", "32"]
+    return json.loads(joined(server, judge, cwd)[1].splitlines()[-1])
+
+
 @pytest.mark.gpu
 def test_on_a_gpu_the_logits_stay_there_and_the_score_is_that_of_the_model_itself(data, tmp_path, monkeypatch):
     monkeypatch.setattr(attention, "chosen", attention.chosen)
     tiny_checkpoint(tmp_path / "checkpoint.safetensors", 300)
-    judge = ["nanochat.loss_eval", "--data", str(data), "--tokens", "3000", "--length", "32"]
-    _, out = joined(["nanochat.serve", "checkpoint.safetensors"], judge, tmp_path)
-    verdict = json.loads(out.splitlines()[-1])
+    verdict = judged_by_process(["nanochat.serve", "checkpoint.safetensors"], data, tmp_path)
     assert verdict["logits"] == "device"
     device = torch.device("cuda")
     model = gpt.load(tmp_path / "checkpoint.safetensors", device)
@@ -417,7 +409,5 @@ def test_on_a_gpu_the_logits_stay_there_and_the_score_is_that_of_the_model_itsel
 @pytest.mark.gpu
 def test_on_a_gpu_a_server_that_writes_nothing_has_crashed(data, tmp_path):
     (tmp_path / "silent.py").write_text(SILENT_SERVER)
-    judge = ["nanochat.loss_eval", "--data", str(data), "--tokens", "3000", "--length", "32"]
-    _, out = joined(["silent"], judge, tmp_path)
-    verdict = json.loads(out.splitlines()[-1])
+    verdict = judged_by_process(["silent"], data, tmp_path)
     assert verdict == {"status": "crashed", "reason": "the model server left logits unwritten"}
