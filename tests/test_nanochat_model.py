@@ -113,27 +113,6 @@ def test_every_parameter_is_in_one_group_with_the_learning_rate_of_its_kind():
 # Model
 
 
-def naive_attention(q, k, v, window):
-    T, H, D = q.shape[1:]
-    y = torch.zeros_like(q)
-    for i in range(T):
-        for head in range(H):
-            near = slice(max(0, i - window), i + 1)
-            kv = head // (H // k.size(2))
-            weights = torch.softmax((k[:, near, kv] @ q[:, i, head, :, None])[..., 0] / math.sqrt(D), dim=-1)
-            y[:, i, head] = (weights[..., None] * v[:, near, kv]).sum(dim=1)
-    return y
-
-
-@pytest.mark.parametrize("window", [0, 3, 16])
-@pytest.mark.parametrize("n_kv_head", [1, 2, 4])
-def test_attention_looks_at_itself_and_a_window_to_the_left(window, n_kv_head):
-    g = torch.Generator().manual_seed(0)
-    q = torch.randn(2, 9, 4, 8, generator=g)
-    k, v = (torch.randn(2, 9, n_kv_head, 8, generator=g) for _ in range(2))
-    torch.testing.assert_close(attention(q, k, v, window), naive_attention(q, k, v, window))
-
-
 def test_windows_tile_the_pattern_and_the_last_layer_sees_everything():
     config = gpt.GPTConfig(sequence_len=2048, n_layer=6, window_pattern="SSSL")
     assert gpt.window_sizes(config) == [1024, 1024, 1024, 2048, 1024, 2048]
