@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shlex
 import socket
 import subprocess
@@ -384,6 +385,29 @@ def fail_on_second():
         rename(source, goal)
 
     return renaming
+
+
+# What the pages say
+
+
+PAGES = "".join((ROOT / page).read_text().replace("\\\n", " ") for page in ("README.md", "docs/nanochat.md"))
+TYPED = re.findall(
+    r"^    python -m (?:nanochat\.launch --processes \d+ )?nanochat\.(\w+) (.*?)(?:  +#.*)?$", PAGES, re.M
+)
+
+
+@pytest.mark.parametrize(("module", "words"), TYPED)
+def test_every_command_of_the_pages_parses(module, words):
+    parse = {"base_train": base_train.parse_args, "dataset": dataset.parse_args}[module]
+    if "--help" in words:
+        with pytest.raises(SystemExit):
+            parse(["--help"])
+    else:
+        parse(shlex.split(words))
+
+
+def test_the_pages_have_commands():
+    assert len(TYPED) >= 9
 
 
 # Several processes
