@@ -24,6 +24,9 @@ bench: $(STAMP)  ## every benchmark, each into benchmarks/results/ (long: the sc
 bench-long: $(STAMP)  ## a fresh clone timed, and the main job with 50 generations (an hour or more)
 	@for script in benchmarks/long/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
+bench-gpu: $(STAMP)  ## depth 12 on one H100-class GPU: speed, memory, kernels, compile times, noise, judge (half an hour)
+	$(BIN)/python benchmarks/gpu/depth12.py all
+
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
@@ -33,4 +36,4 @@ $(VENV)/.installed-dev: $(STAMP)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-.PHONY: help run test check bench bench-long
+.PHONY: help run test check bench bench-long bench-gpu
