@@ -222,7 +222,8 @@ class Lineage:
 
     def genes(self) -> dict[str, Gene]:
         """Return every gene as it was recorded, in order of recording."""
-        edits = self._grouped("SELECT gene_id, path, start_char, end_char, replace FROM gene_edits ORDER BY position")
+        spans = "SELECT gene_id, path, start_char, end_char, replace, kind FROM gene_edits ORDER BY position"
+        edits = self._grouped(spans)
         needs = self._grouped("SELECT gene_id, requires_id FROM gene_requires ORDER BY position")
         rows = self._rows(f"SELECT {', '.join(GENE)} FROM genes ORDER BY rowid")
         return {row[0]: gene_of(row, edits.get(row[0], ()), needs.get(row[0], ())) for row in rows}

@@ -54,7 +54,7 @@ def test_newlines_and_modes_survive(tmp_path: Path) -> None:
     base = snapshot(replace(TINY, root=tmp_path, editable=("a.py",), frozen=("go.sh",)), tmp_path / "run" / "base")
     files = read_base(base, ("a.py",)).files
     assert files == {"a.py": "a = 1\r\nb = 2\rc = 'é'"}
-    lay(base, files, tmp_path / "w")
+    lay(base, files, tmp_path / "w", ("a.py",))
     assert (tmp_path / "w/a.py").read_bytes() == b"a = 1\r\nb = 2\rc = '\xc3\xa9'"
     assert (tmp_path / "w/go.sh").stat().st_mode & 0o111
 
@@ -75,7 +75,7 @@ def test_an_editable_file_that_is_no_text_is_a_mistake(tmp_path: Path) -> None:
 def test_a_workspace_refuses_paths_outside_the_base(tmp_path: Path, path: str) -> None:
     base = snapshot(TINY, tmp_path / "base")
     with pytest.raises(OutsideWorkspace):
-        lay(base, {path: "x"}, tmp_path / "w")
+        lay(base, {path: "x"}, tmp_path / "w", TINY.editable)
     assert not (tmp_path / "w").exists()
 
 
