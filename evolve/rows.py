@@ -40,7 +40,9 @@ def gene_of(row: Row, edits: Sequence[Row], requires: Sequence[Row]) -> Gene:
     """Return the gene of a row of GENE, its edits (path, start, end, replacement, kind) and what it requires."""
     gene_id, title, hypothesis, category, origin, allele_of = row
     needed = tuple(name for (name,) in requires)
-    written = tuple(Edit(*edit, WHOLE_FILE.get(kind, Kind.SPAN)) for *edit, kind in edits)
+    written = tuple(
+        Edit(path, start, end, text, WHOLE_FILE.get(kind, Kind.SPAN)) for path, start, end, text, kind in edits
+    )
     return Gene(gene_id, title, hypothesis, Category(category), Origin(origin), written, allele_of, needed)
 
 

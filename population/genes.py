@@ -177,10 +177,9 @@ def gene_from_edits(
 
     Raises UnknownPath, FileExists, EditOutsideFile, EditsOverlap, ChangesNothing, NotText.
     """
-    files = {path: _edited(base.under(found[0]), found) for path, found in _checked(base, edits).items()}
     return gene_from_files(
         base,
-        files,
+        edited_files(base, edits),
         title=title,
         hypothesis=hypothesis,
         category=category,
@@ -210,6 +209,14 @@ def gene_from_files(
         raise ChangesNothing(title)
     gene_id = _gene_id(base, edits)
     return Gene(gene_id, title, hypothesis, category, origin, edits, allele_of, tuple(sorted(set(requires))))
+
+
+def edited_files(base: BaseTree, edits: Iterable[Edit]) -> dict[str, str | None]:
+    """Return the files that edits of one gene touch, as they leave them; None is a deleted one.
+
+    Raises UnknownPath, FileExists, EditOutsideFile, EditsOverlap.
+    """
+    return {path: _edited(base.under(found[0]), found) for path, found in _checked(base, edits).items()}
 
 
 def lay(base: BaseTree, genes: Iterable[Gene]) -> dict[str, str]:
