@@ -42,8 +42,7 @@ class NotFound(Mistake):
         near = _nearest(split_lines(base.files[path]), path, hunk)
         other = _elsewhere(base, path, hunk)
         super().__init__(
-            f"The {len(hunk.old)} lines of {hunk.name} are not in {path}: {near}{other}. "
-            "Copy them from the unpatched file."
+            f"The lines of {hunk.name} are not in {path}: {near}{other}. Copy them from the unpatched file."
         )
 
 

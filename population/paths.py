@@ -7,13 +7,14 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
 _SPECIAL = re.compile(r'["\\\x00-\x1f\x7f]')
+_UNWRITABLE = re.compile("[\0\ud800-\udfff]")
 _ESCAPES = {"a": 7, "b": 8, "t": 9, "n": 10, "v": 11, "f": 12, "r": 13}
 
 
 def fits(path: str, globs: Iterable[str]) -> bool:
     """Say whether a file may exist at `path`: it is relative, has no way out, and one of the globs matches it."""
     parts = path.split("/")
-    clean = "\0" not in path and not {"", ".", ".."} & set(parts)
+    clean = not _UNWRITABLE.search(path) and not {"", ".", ".."} & set(parts)
     return clean and any(_matches(parts, glob.split("/")) for glob in globs)
 
 
@@ -31,7 +32,7 @@ def unquoted(name: str) -> str:
     """Read a file name as git writes it; one without quotes is itself."""
     if len(name) < 2 or not name[0] == name[-1] == '"':
         return name
-    return re.sub(rb"\\([0-7]{3}|.)", _unescape, name[1:-1].encode()).decode(errors="replace")
+    return re.sub(rb"\\([0-7]{3}|.)", _unescape, name[1:-1].encode(errors="replace")).decode(errors="replace")
 
 
 def _matches(parts: Sequence[str], glob: Sequence[str]) -> bool:

@@ -304,6 +304,7 @@ def test_the_diff_of_no_genes_is_empty():
         ("n//a.py", ["**/*.py"], False),
         ("n/./a.py", ["**/*.py"], False),
         ("a\0.py", ["*.py"], False),
+        ("a\ud800.py", ["*.py"], False),
         ("", ["*", "**"], False),
     ],
 )

@@ -1,9 +1,12 @@
 """Patches: what people and models write is found on the base, made minimal, or refused with a precise sentence."""
 
 import bisect
+import re
 import shutil
 import subprocess
 import textwrap
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -273,7 +276,7 @@ def test_two_blocks_may_touch_one_line_and_share_context():
 # mistakes
 
 NEAR = (
-    r"The 2 lines of block 1 \(line 2 of the patch\) are not in nanochat/gpt.py: nearest is nanochat/gpt.py:8, where "
+    r"The lines of block 1 \(line 2 of the patch\) are not in nanochat/gpt.py: nearest is nanochat/gpt.py:8, where "
     r"line 8 is '        scale = 0.02  # of the weights' and the patch has '        scale = 0.2  # of the weights'. "
     r"Copy them from the unpatched file."
 )
@@ -295,7 +298,7 @@ MALFORMED = [
     (block("/etc/passwd", "one\n", "1\n"), "/etc/passwd is not an editable file"),
     (block("end.txt", "one\n", "one\n"), "the same before and after; leave it out"),
     (block("end.txt", "", "zero\n"), "Nothing says where in end.txt"),
-    (block("end.txt", "three\n", "3\n"), "The 1 lines of block 1 .* no line there is like one of them"),
+    (block("end.txt", "three\n", "3\n"), "The lines of block 1 .* no line there is like one of them"),
     (block("nanochat/gpt.py", "        scale = 0.2  # of the weights\n        self.fill(scale)\n", ""), NEAR),
     (block("end.txt", "warmup = 10\n", "x\n"), "the same lines are at nanochat/optim.py:4"),
     (
@@ -346,6 +349,19 @@ def test_a_patch_that_cannot_be_is_refused_in_a_full_sentence(text, words):
         gene(BASE, locate(BASE, text))
     assert str(caught.value).endswith(".")
     assert dict(BASE.files) == before
+
+
+LINES = sorted(
+    {line for text in (*SLOPPY.values(), *(text for text, _ in MALFORMED)) for line in text.splitlines(True)}
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.sampled_from(LINES), max_size=12), st.text(max_size=3), st.integers(0, 200))
+def test_whatever_is_written_becomes_edits_of_the_base_or_a_sentence(lines, dirt, at):
+    text = "".join(lines)
+    with suppress(Mistake):
+        gene(BASE, locate(BASE, text[:at] + dirt + text[at:]))
 
 
 def test_a_file_that_no_glob_allows_is_not_added():
@@ -438,3 +454,14 @@ def test_git_writes_the_same_files_from_the_rendered_diff(tmp_path_factory, made
     assert done.returncode == 0, done.stderr.decode()
     written = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert written == {path: text.encode() for path, text in compose(REAL, [made]).items()}
+
+
+def test_the_examples_of_the_manual_are_patches():
+    manual = (Path(__file__).parent.parent / "docs" / "patches.md").read_text()
+    optim, *examples = re.findall(r"^```\w*\n(.*?)^```$", manual, re.MULTILINE | re.DOTALL)
+    base = BaseTree({"optim.py": optim}, ("optim.py", "schedules/*.py"))
+    assert [changed(example, base) for example in examples] == [
+        {"optim.py": optim.replace("100", "200")},
+        {"schedules/cosine.py": "WIDTH = 0.5\n"},
+        {"optim.py": optim.replace("0.95", "0.99")},
+    ]
