@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -14,7 +13,9 @@ from evolve.breeding import Breeder
 from evolve.dispatch import Dispatch
 from evolve.engine import CONFIRM_SEED, Engine, Limits, Progress
 from evolve.errors import NoCache, NothingToMove
+from evolve.git import head_of
 from evolve.hardware import usable_gpus
+from evolve.inbox import Inbox
 from evolve.lineage import Lineage
 from evolve.records import Run
 from evolve.run_directory import RunDirectory, new_run
@@ -28,7 +29,7 @@ from fitness.pool import LocalPool
 from fitness.prepare import prepare
 from fitness.target import Target
 from fitness.workspace import read_base, snapshot
-from population.genes import Gene
+from population.genes import BaseTree, Gene
 from population.knobs import find_knobs, null_genes
 from population.strategy import RungInfo, SharedSeeds, Strategy, StrategySettings
 
@@ -58,7 +59,7 @@ def _run_of(run: RunDirectory, settings: RunSettings, target: Target) -> Run:
         rungs=tuple(rung.name for rung in target.rungs),
         config=asdict(settings),
         seed=settings.seed,
-        git_commit=_git_commit(target.root),
+        git_commit=head_of(target.root),
         machine=_machine(),
     )
 
@@ -110,8 +111,12 @@ def open_session(
         breeder = Breeder(lineage.run_id, lineage.base, knobs)
         dispatch = Dispatch(lineage.run_id, lineage.base, breeder.genes, pool, lineage)
         nulls = null_genes(lineage.base, knobs, settings.null_genes)
-        engine = Engine(target, _strategy(settings, target), breeder, dispatch, lineage, nulls, _limits(settings), show)
-        yield Session(engine, lineage, target, breeder.genes, workers, settings.generations > 0)
+        base = BaseTree(lineage.base.files, target.editable)  # what genes may add is the target's to say
+        inbox = Inbox(run.inbox, base, len(lineage.individuals()))
+        strategy, limits = _strategy(settings, target), _limits(settings)
+        engine = Engine(target, strategy, breeder, dispatch, lineage, nulls, limits, show, inbox)
+        breeds = settings.generations > 0 or inbox.expected > 0
+        yield Session(engine, lineage, target, breeder.genes, workers, breeds)
 
 
 def _described(settings: RunSettings, target: Target, workers: int) -> str:
@@ -157,17 +162,6 @@ def _strategy_settings(settings: RunSettings) -> StrategySettings:
 def _limits(settings: RunSettings) -> Limits:
     births = settings.generations * settings.offspring + 1  # birth 0 is the base itself
     return Limits(births, settings.max_evaluations, settings.max_hours, settings.confirm_seeds)
-
-
-def _git_commit(root: Path) -> str | None:
-    """Return the commit of the repository that holds `root`; None without one, or without git."""
-    try:
-        asked = subprocess.run(
-            ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-        )
-    except FileNotFoundError:
-        return None
-    return asked.stdout.strip() or None
 
 
 def _machine() -> str:
