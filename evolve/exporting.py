@@ -1,6 +1,7 @@
 """Exporting: the genes of a run as git commits, one each, on a new branch or as files for `git am`.
 
 Mistake
+  +- OneTarget         neither a branch in a repository nor a folder for patches, or both
   +- NothingToExport   a run without a champion and without genes of people
   +- NotTheBase        a repository that does not hold the base of the run
   +- PatchesThere      a folder that holds patches already
@@ -12,10 +13,12 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from evolve.git import Repository
 from evolve.lineage import Reader, read
 from evolve.messages import message
+from evolve.run_directory import RunDirectory
 from evolve.views import find_gene
 from population.compose import compose
 from population.genes import BaseTree, Gene, lay
@@ -32,8 +35,15 @@ BELIEVED = "SELECT p.gene_id, mean, sd, n FROM gene_posteriors AS p JOIN runs ON
 EVIDENCE = """
 SELECT gene_id, list(evaluation_id ORDER BY evaluation_id) AS ids
 FROM genotype_genes JOIN evaluations USING (genotype_id) JOIN runs USING (run_id)
-WHERE status = 'ok' AND rung = rungs[-1] GROUP BY gene_id
+WHERE evaluations.status = 'ok' AND rung = rungs[-1] GROUP BY gene_id
 """
+
+
+class OneTarget(Mistake):
+    """Neither a branch nor patches, or both."""
+
+    def __init__(self) -> None:
+        super().__init__("say where to: either --branch NAME with --repo DIR, or --patches DIR")
 
 
 class NothingToExport(Mistake):
@@ -82,6 +92,41 @@ class Exported:
     commit: str
 
 
+@dataclass(frozen=True)
+class Export:
+    """What an export wrote: commits on a branch, or files."""
+
+    branch: str | None
+    commits: tuple[Exported, ...]
+    patches: tuple[Path, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return this as programs read it."""
+        commits = [{"gene_id": c.gene_id, "title": c.title, "commit": c.commit} for c in self.commits]
+        return {"branch": self.branch, "commits": commits, "patches": [str(path) for path in self.patches]}
+
+    def lines(self) -> list[str]:
+        """Return this as people read it."""
+        head = f"branch        {self.branch}, {len(self.commits)} commits" if self.branch else "patches"
+        commits = [f"              {c.commit[:12]}  {c.title}" for c in self.commits if self.branch]
+        return [head, *commits, *(f"              {path}" for path in self.patches)]
+
+
+def export(
+    run: RunDirectory, branch: str | None, repo: Path | None, patches: Path | None, wanted: Sequence[str] = ()
+) -> Export:
+    """Write the genes of a run, a branch in a repository or files for `git am`."""
+    if (branch is None) == (patches is None) or (branch is None) != (repo is None):
+        raise OneTarget
+    stack = stack_of(run.path, wanted)
+    if patches is not None:
+        commits, files = export_patches(stack, patches)
+        return Export(None, tuple(commits), tuple(files))
+    assert branch is not None
+    assert repo is not None
+    return Export(branch, tuple(export_branch(stack, repo, branch)), ())
+
+
 def stack_of(run_dir: Path, wanted: Sequence[str] = ()) -> Stack:
     """Return the wanted genes of a run, or its champion's, or else those of people, in order and with messages."""
     with read(run_dir) as reader:
@@ -124,8 +169,8 @@ def export_branch(stack: Stack, repo: Path, branch: str) -> list[Exported]:
     return written
 
 
-def export_patches(stack: Stack, folder: Path) -> list[Path]:
-    """Write a stack as files for `git am`, numbered in order."""
+def export_patches(stack: Stack, folder: Path) -> tuple[list[Exported], list[Path]]:
+    """Write a stack as files for `git am`, numbered in order; the commits are those that they would be at the base."""
     if folder.is_dir() and any(folder.glob("*.patch")):
         raise PatchesThere(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -134,7 +179,7 @@ def export_patches(stack: Stack, folder: Path) -> list[Path]:
         contents = {path: text.encode() for path, text in stack.base.files.items()}
         start = repository.write_commit(None, contents, "The base of the run.\n")
         written = _write(stack, repository, start)
-        return repository.format_patches(start, written[-1].commit, folder.absolute())
+        return written, repository.format_patches(start, written[-1].commit, folder.absolute())
 
 
 def _chosen(reader: Reader, run_dir: Path, wanted: Sequence[str]) -> list[str]:

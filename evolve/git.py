@@ -8,6 +8,7 @@ Mistake
   +- NotARepository a directory that is in no repository
   +- NoCommit       a revision that names no commit
   +- NoParent       the first commit, or a merge, where a change is wanted
+  +- NotBefore      a range whose first commit is not in the history of its last
   +- BadBranch      a branch name that git does not allow
   +- BranchExists   a branch that would be moved
   +- GitFailed      anything else that git refuses, in its own words
@@ -59,6 +60,13 @@ class NoParent(Mistake):
     def __init__(self, commit: str, parents: int) -> None:
         what = "is a merge" if parents else "is the first of its history"
         super().__init__(f"commit {commit[:12]} {what}, so it is no one change; give BASE..TIP instead")
+
+
+class NotBefore(Mistake):
+    """A range whose first commit is not in the history of its last."""
+
+    def __init__(self, base: str, tip: str) -> None:
+        super().__init__(f"{base} is not in the history of {tip}, so there is no change from one to the other to split")
 
 
 class BadBranch(Mistake):
@@ -127,6 +135,10 @@ class Repository:
         made._line("init", "--quiet", "--bare", ".")
         return made
 
+    def is_same(self, other: Repository) -> bool:
+        """Return whether another one is this repository, perhaps seen from another directory or checkout."""
+        return self._store() == other._store()
+
     def below(self, folder: str) -> Repository:
         """Return this repository as seen from a directory of its commits, `packages/model/`."""
         found = Repository(self.path, self._environment)
@@ -153,6 +165,10 @@ class Repository:
         )
         trailers = dict(line.split(": ", 1) for line in body.splitlines() if ": " in line)
         return Commit(name, tuple(parents.split()), subject, trailers)
+
+    def is_before(self, base: str, tip: str) -> bool:
+        """Return whether one commit is in the history of another."""
+        return self._text("rev-list", "--max-count=1", base, f"^{tip}") == ""
 
     def range(self, base: str, tip: str) -> list[Commit]:
         """Return the commits of base..tip, oldest first, without those that only a merge brought in."""
@@ -217,6 +233,9 @@ class Repository:
         """Write base..tip as files for `git am`, and return them in order."""
         names = self._text("format-patch", "--quiet", f"--output-directory={folder}", f"{base}..{tip}")
         return [Path(name) for name in names.splitlines()] or sorted(folder.glob("*.patch"))
+
+    def _store(self) -> str:
+        return self._line("rev-parse", "--path-format=absolute", "--git-common-dir")
 
     def _staged(self, path: str, content: bytes | None, before: Entry | None) -> bytes:
         name = (self._prefix + path).encode("utf-8", "surrogateescape")

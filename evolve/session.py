@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -36,21 +37,50 @@ from population.strategy import RungInfo, SharedSeeds, Strategy, StrategySetting
 REPLICATE_SEED = 1_000  # replicates count up from here, confirmation from engine.CONFIRM_SEED
 
 
+@dataclass(frozen=True)
+class Foundation:
+    """What a run begins with, beside the files of its base."""
+
+    settings: RunSettings  # resolved
+    target: Target
+    toml: bytes  # of the target
+    base: BaseTree
+    commit: str | None  # where the base comes from, if it is known
+
+
 def create(settings: RunSettings, wanted: Path | None) -> RunDirectory:
     """Make a run directory that holds all a run needs: settings, target, base and an empty lineage."""
     settings, target = resolve(settings)
     toml = target_path(settings.target).read_bytes()
     with new_run(wanted, target.name) as run:
-        run.target.write_bytes(toml)
         snapshot(target, run.base)
         base = read_base(run.base, target.editable)
-        with Lineage.create(run.path, _run_of(run, settings, target), base) as lineage:
-            lineage.publish()
-        write_run_toml(run.settings, settings)
+        with _founded(run, Foundation(settings, target, toml, base, head_of(target.root))):
+            pass
     return run
 
 
-def _run_of(run: RunDirectory, settings: RunSettings, target: Target) -> Run:
+@contextmanager
+def establish(wanted: Path | None, foundation: Foundation, folder: Path) -> Generator[tuple[RunDirectory, Lineage]]:
+    """Make a run directory whose base is a copy of a folder; within, its lineage is open."""
+    with new_run(wanted, foundation.target.name) as run:
+        shutil.copytree(folder, run.base)
+        with _founded(run, foundation) as lineage:
+            yield run, lineage
+
+
+@contextmanager
+def _founded(run: RunDirectory, foundation: Foundation) -> Generator[Lineage]:
+    """Write what a run directory needs beside its base; the lineage is published at the end."""
+    run.target.write_bytes(foundation.toml)
+    with Lineage.create(run.path, _run_of(run, foundation), foundation.base) as lineage:
+        yield lineage
+        lineage.publish()
+    write_run_toml(run.settings, foundation.settings)
+
+
+def _run_of(run: RunDirectory, foundation: Foundation) -> Run:
+    settings, target = foundation.settings, foundation.target
     return Run(
         run_id=run.path.name,
         target=target.name,
@@ -59,7 +89,7 @@ def _run_of(run: RunDirectory, settings: RunSettings, target: Target) -> Run:
         rungs=tuple(rung.name for rung in target.rungs),
         config=asdict(settings),
         seed=settings.seed,
-        git_commit=head_of(target.root),
+        git_commit=foundation.commit,
         machine=_machine(),
     )
 
