@@ -19,7 +19,7 @@ from evolve.inbox import put
 from evolve.messages import TRAILER
 from evolve.run_directory import RunDirectory
 from evolve.session import establish
-from evolve.verifying import compiles, outcomes, smoke_test
+from evolve.verifying import Tree, compiles, outcomes, smoke_test
 from population.carving import Carved, carve, laid
 from population.compose import conflicts
 from population.genes import Category, Gene, Origin, gene_from_edits, lay
@@ -114,7 +114,10 @@ def _by_splitting(land: Ground, scratch: Path | None, caches: Path, say: Say) ->
     def tree(group: Pieces) -> dict[str, str]:
         return laid(land.base, pieces, group)
 
-    groups = settle(together(pieces), lambda sets: outcomes(sets, tree, lambda trees: compiles(land.base, trees)))
+    def parse(trees: Sequence[Tree]) -> list[bool]:
+        return compiles(land.base.files, land.files, trees)
+
+    groups = settle(together(pieces), lambda sets: outcomes(sets, tree, parse))
     if scratch and groups:
         groups = _settled_by_running(land, groups, tree, scratch, caches, say)
     subject = f"Imported from commit {land.change.tip.commit_id[:12]}: {land.change.tip.subject}"

@@ -19,7 +19,7 @@ from fitness.pool import LocalPool
 from fitness.prepare import prepare
 from fitness.target import Rung, Target
 from population.compose import syntax_error
-from population.genes import BaseTree, tree_id
+from population.genes import tree_id
 from population.individuals import Genotype, Status
 from population.merging import Pieces
 from population.mistakes import Mistake
@@ -46,9 +46,13 @@ def smoke(rung: Rung) -> Rung:
     return replace(rung, tokens=tokens, eval_tokens=eval_tokens, seeds=rung.seeds[:1])
 
 
-def compiles(base: BaseTree, trees: Iterable[Tree]) -> list[bool]:
-    """Say of each tree whether what differs from the base parses."""
-    return [syntax_error({path: t for path, t in tree.items() if t != base.files.get(path)}) is None for tree in trees]
+def compiles(before: Tree, after: Tree, trees: Iterable[Tree]) -> list[bool]:
+    """Say of each tree between two others whether what it changes parses; files that do not in the end are left out."""
+    judged = [path for path, text in after.items() if text != before.get(path) and syntax_error({path: text}) is None]
+    return [
+        syntax_error({p: tree[p] for p in judged if p in tree and tree[p] not in (before.get(p), after[p])}) is None
+        for tree in trees
+    ]
 
 
 class Smoke:

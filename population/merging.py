@@ -16,7 +16,10 @@ Outcomes = Mapping[Pieces, bool]
 
 @dataclass(frozen=True)
 class Plan:
-    """Which sets of pieces to test next; when there are none, `groups` is the answer: each of them passes alone."""
+    """Which sets of pieces to test next; when there are none, `groups` is the answer.
+
+    Each group then passes alone, unless it fails even with all the others.
+    """
 
     wanted: tuple[Pieces, ...]
     groups: tuple[Pieces, ...]
@@ -56,9 +59,10 @@ def _merged(
             found.append(_with_needs(group, candidates, outcomes))
         except _Untested as missing:
             wanted.append(missing.pieces)
-    if wanted or not broken:
+    merged = _joined([*groups, *found])
+    if wanted or merged == tuple(groups):  # the latter: all are sound, or some fail even with everything
         return Plan(tuple(dict.fromkeys(wanted)), tuple(groups))
-    return plan(_joined([*groups, *found]), outcomes)
+    return plan(merged, outcomes)
 
 
 def settle(groups: Sequence[Pieces], test: Callable[[Sequence[Pieces]], Outcomes]) -> tuple[Pieces, ...]:

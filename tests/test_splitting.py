@@ -204,3 +204,9 @@ def test_pieces_alone_give_a_tree() -> None:
     pieces = split(BASE, synthetic.after())
     assert laid(BASE, pieces, frozenset(range(len(pieces)))) == synthetic.after()
     assert laid(BASE, pieces, frozenset()) == synthetic.BEFORE
+
+
+def test_a_group_that_fails_even_with_everything_is_left_as_it_is() -> None:
+    groups = [frozenset([k]) for k in range(4)]
+    found = settle(groups, lambda sets: {each: 2 not in each for each in sets})
+    assert sorted(piece for group in found for piece in group) == [0, 1, 2, 3]
