@@ -24,12 +24,12 @@ class Change:
     @cached_property
     def before(self) -> Mapping[str, Entry]:
         """Return the files of the base commit."""
-        return self.entries(self.base.commit_id)
+        return self.repository.entries(self.base.commit_id)
 
     @cached_property
     def after(self) -> Mapping[str, Entry]:
         """Return the files of the tip."""
-        return self.entries(self.tip.commit_id)
+        return self.repository.entries(self.tip.commit_id)
 
     @property
     def paths(self) -> list[str]:
@@ -41,21 +41,18 @@ class Change:
         """Return this change as seen from another directory of the same repository."""
         return Change(repository, self.base, self.tip, self.commits)
 
-    def entries(self, commit: str) -> dict[str, Entry]:
-        """Return the files of a commit, without paths that would leave their directory or that are no text."""
-        return {path: entry for path, entry in self.repository.entries(commit).items() if _is_plain(path)}
-
     def texts(self, entries: Mapping[str, Entry], paths: Iterable[str]) -> dict[str, str]:
         """Return the text of those paths that are there and hold text."""
-        there = [path for path in paths if path in entries]
+        there = [path for path in paths if path in entries and _is_plain(path, entries[path])]
         contents = self.repository.contents(entries[path].blob for path in there)
         decoded = {path: _text(contents[entries[path].blob]) for path in there}
         return {path: text for path, text in decoded.items() if text is not None}
 
     def write(self, entries: Mapping[str, Entry], folder: Path) -> None:
-        """Write files of a commit into a directory, byte for byte."""
-        contents = self.repository.contents(entry.blob for entry in entries.values())
-        for path, entry in entries.items():
+        """Write files of a commit into a directory, byte for byte; links and strange names are left out."""
+        plain = {path: entry for path, entry in entries.items() if _is_plain(path, entry)}
+        contents = self.repository.contents(entry.blob for entry in plain.values())
+        for path, entry in plain.items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_bytes(contents[entry.blob])
             (folder / path).chmod(int(entry.mode, 8) & 0o777)
@@ -76,7 +73,7 @@ def read_change(repository: Repository, revision: str) -> Change:
 
 
 def no_text(change: Change, paths: Sequence[str]) -> list[str]:
-    """Return those of the changed paths that are no change of text: binary files, and modes alone."""
+    """Return those of the changed paths that are no change of text: binary files, links, and modes alone."""
     before, after = change.texts(change.before, paths), change.texts(change.after, paths)
     return [
         path
@@ -87,8 +84,9 @@ def no_text(change: Change, paths: Sequence[str]) -> list[str]:
     ]
 
 
-def _is_plain(path: str) -> bool:
-    return path.isprintable() and not {"..", ".git"} & set(PurePosixPath(path).parts)
+def _is_plain(path: str, entry: Entry) -> bool:
+    """Say whether this is a file whose path can be written here, and said."""
+    return entry.is_file and path.isprintable() and not {"..", ".git"} & set(PurePosixPath(path).parts)
 
 
 def _text(content: bytes) -> str | None:

@@ -201,19 +201,21 @@ def _provides(other: Gene, gene: Gene, known: Mapping[str, Gene]) -> bool:
 
 def _start(stack: Stack, repository: Repository) -> tuple[Repository, str]:
     """Return a commit that holds the base, and the repository seen from the directory where it does."""
-    blobs = dict(
-        zip(stack.base.files, repository.blob_ids([t.encode() for t in stack.base.files.values()]), strict=True)
-    )
-    for revision in filter(None, (stack.began_at, "HEAD")):
-        commit = repository.known(revision)
-        for root in _roots(repository, commit, blobs) if commit else ():
-            entries = root.entries(commit or "")
-            if all(path in entries and entries[path].blob == blob for path, blob in blobs.items()):
-                return root, commit or ""
+    texts = stack.base.files
+    blobs = dict(zip(texts, repository.blob_ids([text.encode() for text in texts.values()]), strict=True))
+    began = repository.known(stack.began_at) if stack.began_at else None
     head = repository.commit("HEAD").commit_id
-    entries = repository.entries(head)
-    other = next(path for path, blob in blobs.items() if path not in entries or entries[path].blob != blob)
-    raise NotTheBase(repository.path, head, other)
+    for commit in filter(None, (began, head)):
+        for root in _roots(repository, commit, blobs):
+            if not _others(root, commit, blobs):
+                return root, commit
+    raise NotTheBase(repository.path, head, _others(repository, head, blobs)[0])
+
+
+def _others(root: Repository, commit: str, blobs: Mapping[str, str]) -> list[str]:
+    """Return the files of the base that a commit does not hold as they are."""
+    entries = root.entries(commit)
+    return [path for path, blob in blobs.items() if path not in entries or entries[path].blob != blob]
 
 
 def _roots(repository: Repository, commit: str, blobs: Mapping[str, str]) -> Iterator[Repository]:

@@ -97,6 +97,11 @@ class Entry:
     mode: str
     blob: str
 
+    @property
+    def is_file(self) -> bool:
+        """Return whether this is a file, no symbolic link and no submodule."""
+        return self.mode not in LINKS
+
 
 @dataclass(frozen=True)
 class Commit:
@@ -176,12 +181,12 @@ class Repository:
         return [self.commit(name) for name in names]
 
     def entries(self, commit: str) -> dict[str, Entry]:
-        """Return path -> entry of every file of a commit below this directory; links and submodules are left out."""
+        """Return path -> entry of everything in a commit below this directory, links and submodules included."""
         listed = self._run("ls-tree", "-r", "-z", "--full-tree", commit).decode("utf-8", "surrogateescape")
         found: dict[str, Entry] = {}
         for line in filter(None, listed.split("\0")):
             (mode, _, blob), path = line.split("\t", 1)[0].split(), line.split("\t", 1)[1]
-            if mode not in LINKS and path.startswith(self._prefix):
+            if path.startswith(self._prefix):
                 found[path.removeprefix(self._prefix)] = Entry(mode, blob)
         return found
 

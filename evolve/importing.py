@@ -154,7 +154,7 @@ def _by_commit(land: Ground, named: Sequence[Commit]) -> Carved:
 
 def _gene_of(land: Ground, commit: Commit) -> Gene:
     change, editable = land.change, land.run.target.editable
-    sides = [change.entries(name) for name in (commit.parents[0], commit.commit_id)]
+    sides = [change.repository.entries(name) for name in (commit.parents[0], commit.commit_id)]
     touched = {path for path in sides[0].keys() | sides[1].keys() if sides[0].get(path) != sides[1].get(path)}
     before, after = (change.texts(side, (path for path in touched if fits(path, editable))) for side in sides)
     try:

@@ -62,7 +62,7 @@ def test_a_commit_is_written_without_touching_anything_of_the_users(repo: GitRep
     assert repo("log", "-1", "--format=%P %an %s %b", "side") == f"{parent} Ada Title Why."
 
 
-def test_modes_survive_and_links_are_left_out(repo: GitRepo) -> None:
+def test_modes_and_links_survive(repo: GitRepo) -> None:
     (repo.path / "run.sh").write_text("true\n")
     (repo.path / "run.sh").chmod(0o755)
     (repo.path / "link").symlink_to("a.py")
@@ -70,7 +70,7 @@ def test_modes_survive_and_links_are_left_out(repo: GitRepo) -> None:
     opened = Repository.open(repo.path)
     entries = opened.entries("HEAD")
     assert entries["run.sh"].mode == "100755"
-    assert "link" not in entries
+    assert not entries["link"].is_file
     commit = opened.write_commit(repo("rev-parse", "HEAD"), {"run.sh": b"false\n"}, "t")
     assert opened.entries(commit)["run.sh"].mode == "100755"
     assert "link" in repo("ls-tree", "--name-only", commit)
@@ -128,3 +128,9 @@ def test_mistakes_are_sentences(repo: GitRepo, tmp_path: Path) -> None:
     with pytest.raises(GitFailed, match="update-ref"):
         opened.create_branch("main/sub", opened.commit("HEAD").commit_id)
     assert head_of(tmp_path / "elsewhere") is None
+
+
+def test_git_is_called_through_one_door() -> None:
+    root = Path(__file__).parent.parent
+    files = [path for package in ("evolve", "fitness", "population") for path in (root / package).rglob("*.py")]
+    assert [path.name for path in files if '"git"' in path.read_text()] == ["git.py"]

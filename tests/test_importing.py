@@ -109,10 +109,11 @@ def test_files_of_every_kind_come_back_byte_for_byte(repo: GitRepo) -> None:
 def test_what_no_gene_can_hold_is_named_and_makes_it_inexact(repo: GitRepo) -> None:
     repo.commit({"a.py": "x = 1\n", "logo.png": b"\xff\xfe", "run.sh": "true\n"}, "Base")
     (repo.path / "run.sh").chmod(0o755)
+    (repo.path / "link").symlink_to("a.py")
     repo.commit({"a.py": "x = 2\n", "logo.png": b"\xff\xfd"}, "Change")
     found = imported(repo)
     assert [gene.title for gene in found.genes] == ["x 1 -> 2"]
-    assert [row["title"].split(":")[0] for row in found.set_aside] == ["logo.png", "run.sh"]
+    assert [row["title"].split(":")[0] for row in found.set_aside] == ["link", "logo.png", "run.sh"]
     assert not found.exact
 
 
