@@ -73,8 +73,9 @@ def _moves(text: str, a: Edit, b: Edit) -> bool:
 
 
 def _repeats(text: str, a: Edit, b: Edit) -> bool:
-    """Say whether two edits put the same in the place of the same."""
-    return (text[a.start : a.end], a.replacement) == (text[b.start : b.end], b.replacement)
+    """Say whether two edits put the same in the place of the same, something both times."""
+    old, new = text[a.start : a.end], a.replacement
+    return bool(old and new) and (old, new) == (text[b.start : b.end], b.replacement)
 
 
 def _words(path: str, text: str) -> list[str]:
