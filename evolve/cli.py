@@ -20,9 +20,10 @@ from evolve.errors import OnlyFailures, exit_code
 from evolve.presets import choose_preset
 from evolve.query import FORMATS, run_query
 from evolve.run_directory import RunDirectory, cache_root, find_run
+from evolve.runlock import is_live
 from evolve.settings import RunSettings, apply_sets
 from evolve.target_files import load_target
-from evolve.terminal import Watcher, console, errors, print_genes, print_record, print_status
+from evolve.terminal import Watcher, console, errors, print_genes, print_lines, print_record, print_status
 from population.mistakes import Mistake
 
 RUN = click.argument("run", required=False, type=click.Path(path_type=Path))
@@ -191,6 +192,82 @@ def sql(query: str, run: Path | None, fmt: str) -> None:
     click.echo(run_query(find_run(run).path, query, fmt), nl=False)
 
 
+@main.command(name="import")
+@click.argument("revision", metavar="COMMIT|BASE..TIP")
+@click.option("--repo", type=click.Path(path_type=Path), required=True, help="The git repository, or a folder in it.")
+@click.option("--target", metavar="NAME|FILE.toml", help="What the genes are for; default the commit's parent, bare.")
+@click.option("--run-dir", type=click.Path(path_type=Path), help="Where they wait: a new run, or one that is there.")
+@click.option("--no-verify", is_flag=True, help="Only check that each gene parses alone; run nothing.")
+@JSON
+def import_command(
+    revision: str, repo: Path, target: str | None, run_dir: Path | None, no_verify: bool, as_json: bool
+) -> None:
+    """Split a commit into minimal genes that each work alone and together make it exactly.
+
+    Each is run alone for the first steps of the target's cheapest rung; what fails alone is merged with what it needs,
+    and comments are set aside. Commits of a range that carry the trailer Evolve-Gene are one gene each.
+
+    \b
+    Examples:
+      evolve import --repo . HEAD --no-verify                  what the latest commit consists of
+      evolve import --repo ~/nanochat 3fa9c21 --target nanochat
+      evolve import --repo . main..stack --run-dir runs/stack  a branch that `evolve export` made
+    """
+    from evolve.importing import import_commit  # not above: see _created
+
+    say = errors.print if as_json else console.print
+    found = import_commit(
+        repo, revision, target, run_dir, not no_verify, cache_root(), lambda line: say(line, markup=False)
+    )
+    click.echo(json.dumps(found.as_json(), indent=2)) if as_json else print_lines(found.lines())
+
+
+@main.command()
+@click.argument("patch", type=click.Path(allow_dash=True))
+@RUN
+@click.option("--title", required=True, help="What it changes, in a few words.")
+@JSON
+def inject(patch: str, run: Path | None, title: str, as_json: bool) -> None:
+    """Put a person's patch into a run: a unified diff or search/replace blocks, from a file or - for stdin.
+
+    A live run takes it up at its next birth; another when it is resumed. It is scored like any other gene.
+
+    \b
+    Examples:
+      evolve inject idea.diff --title "warmup twice as long"
+      git diff | evolve inject - runs/20261122-081500-nanochat --title "no weight decay on embeddings"
+    """
+    from evolve.injecting import inject as put_in  # not above: see _created
+
+    found = find_run(run)
+    gene = put_in(found, patch, title, sys.stdin.buffer.read)
+    said = [f"gene          {gene.gene_id}  {gene.title}", f"next          {_when(found)}"]
+    click.echo(json.dumps({"gene_id": gene.gene_id, "title": gene.title})) if as_json else print_lines(said)
+
+
+@main.command()
+@RUN
+@click.option("--branch", help="A new branch with one commit per gene; nothing else in the repository changes.")
+@click.option("--repo", type=click.Path(path_type=Path), help="The git repository of --branch.")
+@click.option("--patches", type=click.Path(path_type=Path), help="Or a folder for files that `git am` takes.")
+@click.option("--genes", default="", metavar="ID,ID", help="These genes; default the champion's, or what was imported.")
+@JSON
+def export(
+    run: Path | None, branch: str | None, repo: Path | None, patches: Path | None, genes: str, as_json: bool
+) -> None:
+    """Write the genes of a run as git commits, one each: what it changes, why, its effect, the evaluations behind it.
+
+    \b
+    Examples:
+      evolve export --branch evolved --repo ~/nanochat
+      evolve export runs/20261122-081500-nanochat --patches stack/
+    """
+    from evolve.exporting import export as write  # not above: see _created
+
+    written = write(find_run(run), branch, repo, patches, [name for name in genes.split(",") if name])
+    click.echo(json.dumps(written.as_json(), indent=2)) if as_json else print_lines(written.lines())
+
+
 @main.command()
 @JSON
 def doctor(as_json: bool) -> None:
@@ -203,6 +280,11 @@ def doctor(as_json: bool) -> None:
     """
     findings = diagnose(Path("runs"), cache_root())
     click.echo(json.dumps(doctor_json(findings), indent=2) if as_json else doctor_text(findings))
+
+
+def _when(run: RunDirectory) -> str:
+    """Say when a gene that waits in a run will be born."""
+    return "the run is live and takes it up at its next birth" if is_live(run.path) else f"evolve resume {run.shown}"
 
 
 def _settings(given: dict[str, Any], workers: str, sets: tuple[str, ...]) -> RunSettings:

@@ -5,7 +5,8 @@
 Determinism is by construction, not by locking: birth k is asked only when every birth up to k - lag has been told, it
 is shown nothing later, and its climb is frozen in its mating. So the lineage does not depend on the number of workers
 or on which evaluation ends first, and resuming is replaying: the same births are asked again, and what is recorded is
-served from the record instead of being run.
+served from the record instead of being run. Genes of people come when they come: which birth took one is kept in the
+inbox, and replayed too. Their births are added to those of the run.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 from evolve.breeding import Breeder
 from evolve.dispatch import Dispatch
 from evolve.errors import OnlyFailures, TooFewEvaluations
+from evolve.inbox import Inbox
 from evolve.lineage import Lineage
 from evolve.publish import Publisher
 from evolve.records import Posterior
@@ -108,6 +110,7 @@ class Engine:
         nulls: Sequence[Gene],
         limits: Limits,
         watch: Callable[[Progress], None],
+        inbox: Inbox,
     ) -> None:
         self._target = target
         self._strategy = strategy
@@ -118,6 +121,7 @@ class Engine:
         self._nulls = nulls
         self._limits = limits
         self._watch = watch
+        self._inbox = inbox
         self._began = time.monotonic()
         self._stopping = False
         self._climbers: dict[int, _Climber] = {}  # asked and not yet told
@@ -135,6 +139,11 @@ class Engine:
     def stopping(self) -> bool:
         """Return whether somebody asked the run to end."""
         return self._stopping
+
+    @property
+    def expects_genes(self) -> bool:
+        """Return whether genes of people wait to be born."""
+        return self._inbox.waiting > 0
 
     @property
     def finished(self) -> list[Evaluation]:
@@ -178,7 +187,7 @@ class Engine:
     def forecast(self) -> Forecast:
         """Return what the rest of the run will take, by what the base took."""
         paid = [e.wall_seconds for e in self.finished if e.rung == self._target.rungs[-1].name]
-        births = self._limits.births - 1
+        births = self._limits.births - 1 + self._inbox.expected
         evaluations = round(EVALUATIONS_PER_BIRTH * births) + (self._overhead if births else 0)
         evaluations = min(evaluations, self._limits.evaluations or evaluations)
         seconds = (evaluations - self._dispatch.recorded) * sum(paid) / max(1, len(paid)) / self._dispatch.slots
@@ -221,7 +230,7 @@ class Engine:
         """Ask, breed, climb and tell until the births or a budget are used up; then replicate a last challenger."""
         while not self._stopping:
             while self._dispatch.hungry and self._may_ask():
-                self._start(self._strategy.ask())
+                self._start(self._plan())
             if not self._climbers:
                 break
             self._collect("births")
@@ -254,9 +263,20 @@ class Engine:
 
     def _may_ask(self) -> bool:
         birth = len(self._reserved)
-        if self._stopping or birth >= self._limits.births or birth - self._strategy.settings.lag >= len(self._spent):
+        if self._stopping or birth - self._strategy.settings.lag >= len(self._spent):
             return False
-        return self._in_time() and self._affordable(birth)
+        bred = birth - self._inbox.births_before(birth)
+        wanted = bred < self._limits.births or self._inbox.has_for(birth)
+        return wanted and self._in_time() and self._affordable(birth)
+
+    def _plan(self) -> Mating:
+        """Return the plan of the next birth: of a gene that waits, if there is one."""
+        birth = len(self._reserved)
+        gene = self._inbox.take(birth) if birth else None  # birth 0 is the base
+        if gene is None:
+            return self._strategy.ask()
+        self._breeder.know([gene])
+        return self._strategy.inject(gene)
 
     def _in_time(self) -> bool:
         hours = self._limits.hours
@@ -327,7 +347,8 @@ class Engine:
         failures = sum(e.score is None for e in finished)
         floor, best = self._strategy.noise_floor.baseline, self._best()
         born = max(0, len(self._spent) - 1)  # without the base, which is birth 0
-        return Progress(phase, born, self._limits.births - 1, len(finished), failures, floor, *best)
+        births = self._limits.births - 1 + self._inbox.births_before(len(self._reserved))
+        return Progress(phase, born, births, len(finished), failures, floor, *best)
 
     def _best(self) -> tuple[int, float]:
         """Return size and shrunken gain of the champion, worked out once for each told birth."""

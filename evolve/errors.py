@@ -34,7 +34,8 @@ Exception
 |   |-- LineageBroken               a file that is damaged, held by another program, or cannot be written
 |   |-- BadQuery                    SQL that cannot be answered
 |   `-- ...                         beside the code that raises them: fitness/mistakes.py,
-|                                   population/{genes,compose}.py, evolve/{lineage,run_directory,runlock,views}.py
+|                                   population/{genes,compose,patches,transplant}.py, evolve/{lineage,run_directory,
+|                                   runlock,views,git,grounds,importing,verifying,injecting,inbox,exporting}.py
 `-- OnlyFailures                    nothing could be scored: exit code 3
 """
 

@@ -65,7 +65,35 @@ def _door() -> Generator[None]:
         raise
 
 
-class Lineage:
+class _Stored:
+    """What can be read through any connection to a lineage."""
+
+    _connection: duckdb.DuckDBPyConnection
+
+    @cached_property
+    def base(self) -> BaseTree:
+        """Return the base tree that every gene is anchored to."""
+        return BaseTree(dict(self._rows("SELECT path, text FROM base_files ORDER BY path")))
+
+    def genes(self) -> dict[str, Gene]:
+        """Return every gene as it was recorded, in order of recording."""
+        spans = "SELECT gene_id, path, start_char, end_char, replace, kind FROM gene_edits ORDER BY position"
+        edits = self._grouped(spans)
+        needs = self._grouped("SELECT gene_id, requires_id FROM gene_requires ORDER BY position")
+        rows = self._rows(f"SELECT {', '.join(GENE)} FROM genes ORDER BY rowid")
+        return {row[0]: gene_of(row, edits.get(row[0], ()), needs.get(row[0], ())) for row in rows}
+
+    def _rows(self, sql: str, values: Sequence[object] = ()) -> list[Row]:
+        return _rows(self._connection, sql, values)
+
+    def _grouped(self, sql: str) -> dict[str, list[Row]]:
+        groups: dict[str, list[Row]] = {}
+        for key, *rest in self._rows(sql):
+            groups.setdefault(key, []).append(tuple(rest))
+        return groups
+
+
+class Lineage(_Stored):
     """Everything one run has recorded. One thread owns it."""
 
     def __init__(
@@ -215,18 +243,6 @@ class Lineage:
 
     # reading, for resume
 
-    @cached_property
-    def base(self) -> BaseTree:
-        """Return the base tree that every gene is anchored to."""
-        return BaseTree(dict(self._rows("SELECT path, text FROM base_files ORDER BY path")))
-
-    def genes(self) -> dict[str, Gene]:
-        """Return every gene as it was recorded, in order of recording."""
-        edits = self._grouped("SELECT gene_id, path, start_char, end_char, replace FROM gene_edits ORDER BY position")
-        needs = self._grouped("SELECT gene_id, requires_id FROM gene_requires ORDER BY position")
-        rows = self._rows(f"SELECT {', '.join(GENE)} FROM genes ORDER BY rowid")
-        return {row[0]: gene_of(row, edits.get(row[0], ()), needs.get(row[0], ())) for row in rows}
-
     def individuals(self) -> list[Individual]:
         """Return every individual as it was recorded, in birth order."""
         parents = self._grouped("SELECT individual_id, parent_id FROM parents ORDER BY position")
@@ -293,20 +309,11 @@ class Lineage:
         by_column = [list(column) for column in zip(*rows, strict=True)]
         self._connection.execute(f"{verb} INTO {into} SELECT {values}", by_column)
 
-    def _rows(self, sql: str, values: Sequence[object] = ()) -> list[Row]:
-        return _rows(self._connection, sql, values)
-
-    def _grouped(self, sql: str) -> dict[str, list[Row]]:
-        groups: dict[str, list[Row]] = {}
-        for key, *rest in self._rows(sql):
-            groups.setdefault(key, []).append(tuple(rest))
-        return groups
-
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock(), UTC).replace(tzinfo=None)
 
 
-class Reader:
+class Reader(_Stored):
     """Answers SQL from a published lineage."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:

@@ -8,11 +8,12 @@ from typing import Any
 from evolve.records import Effect, LlmCall
 from fitness.evaluation import Evaluation, Point
 from fitness.reports import thin
-from population.genes import BaseTree, Category, Edit, Gene, Origin, lines_changed, render_diff
+from population.genes import BaseTree, Category, Edit, Gene, Kind, Origin, lines_changed, render_diff
 from population.individuals import Genotype, Individual, Operator, Status
 
 Row = tuple[Any, ...]
 
+WHOLE_FILE = {kind.value: kind for kind in (Kind.ADD_FILE, Kind.DELETE_FILE)}  # other kinds are of spans
 CURVE = ("evaluation_id", "step", "tokens", "seconds", "train_loss")
 GENE = ("gene_id", "title", "hypothesis", "category", "origin", "allele_of")
 INDIVIDUAL = ("individual_id", "genotype_id", "operator", "generation", "birth", "island")
@@ -32,14 +33,16 @@ def gene_row(gene: Gene, base: BaseTree) -> Row:
 
 def edit_rows(gene: Gene, base: BaseTree) -> list[Row]:
     """Return a row of gene_edits for each edit."""
-    return [_edit_row(gene.gene_id, edit, base.files[edit.path], i) for i, edit in enumerate(gene.edits)]
+    return [_edit_row(gene.gene_id, edit, base.under(edit), i) for i, edit in enumerate(gene.edits)]
 
 
 def gene_of(row: Row, edits: Sequence[Row], requires: Sequence[Row]) -> Gene:
-    """Return the gene of a row of GENE, its edits (path, start, end, replacement) and what it requires."""
+    """Return the gene of a row of GENE, its edits (path, start, end, replacement, kind) and what it requires."""
     gene_id, title, hypothesis, category, origin, allele_of = row
     needed = tuple(name for (name,) in requires)
-    written = tuple(Edit(*edit) for edit in edits)
+    written = tuple(
+        Edit(path, start, end, text, WHOLE_FILE.get(kind, Kind.SPAN)) for path, start, end, text, kind in edits
+    )
     return Gene(gene_id, title, hypothesis, Category(category), Origin(origin), written, allele_of, needed)
 
 
@@ -97,7 +100,8 @@ def plain(text: str) -> str:
 
 
 def _edit_row(gene_id: str, edit: Edit, text: str, position: int) -> Row:
-    kind = "insert" if edit.start == edit.end else "replace" if edit.replacement else "delete"
+    span = "insert" if edit.start == edit.end else "replace" if edit.replacement else "delete"
+    kind = span if edit.kind is Kind.SPAN else edit.kind.value
     first = text.count("\n", 0, edit.start) + 1
     last = first + text.count("\n", edit.start, max(edit.start, edit.end - 1))
     lines = (gene_id, kind, edit.path, first, last)

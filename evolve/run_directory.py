@@ -76,6 +76,11 @@ class RunDirectory:
         """Return the directory of one folder per evaluation: log, events, patch."""
         return self.path / "evaluations"
 
+    @property
+    def inbox(self) -> Path:
+        """Return the directory of genes that wait to be born."""
+        return self.path / "inbox"
+
 
 def cache_root() -> Path:
     """Return the user's cache folder for prepared data and scores."""
@@ -98,7 +103,7 @@ def new_run(wanted: Path | None, target: str) -> Generator[RunDirectory]:
         if any(entry.name != LOCK for entry in run.path.iterdir()):
             raise NotEmpty(path)
         run.evaluations.mkdir()
-        (run.path / "inbox").mkdir()
+        run.inbox.mkdir()
         yield run
 
 

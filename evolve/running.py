@@ -44,7 +44,7 @@ def work(
 
 def _to_the_end(session: Session, watch: Watch) -> Confirmation | None:
     """Run the engine; whatever happens, the lineage says how it ended and is published."""
-    was_finished = session.lineage.status == "finished"
+    was_finished = session.lineage.status == "finished" and not session.engine.expects_genes
     if was_finished:
         watch.say("finished      before: nothing is run again, this is what it found")
     session.lineage.set_status("running")

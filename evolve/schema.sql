@@ -39,10 +39,10 @@ CREATE TABLE genes (                   -- one idea each: a few edits that only m
     is_null BOOLEAN NOT NULL           -- a null gene: it changes rounding but not the law (see noise_floor)
 );
 
-CREATE TABLE gene_edits (              -- the edits of a gene, each a half-open span of one base file
+CREATE TABLE gene_edits (              -- the edits of a gene, each a half-open span of one base file, or a file added or deleted whole
     gene_id VARCHAR NOT NULL,          -- whose edit
-    kind VARCHAR NOT NULL,             -- insert, delete, replace
-    path VARCHAR NOT NULL,             -- which base file
+    kind VARCHAR NOT NULL,             -- insert, delete, replace: of a span; add_file, delete_file
+    path VARCHAR NOT NULL,             -- which base file, or the file that is added
     start_line INTEGER NOT NULL,       -- first line touched, from 1
     end_line INTEGER NOT NULL,         -- last line touched
     search VARCHAR NOT NULL,           -- base text of the span; empty for an insertion

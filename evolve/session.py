@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
+import shutil
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -14,7 +14,9 @@ from evolve.breeding import Breeder
 from evolve.dispatch import Dispatch
 from evolve.engine import CONFIRM_SEED, Engine, Limits, Progress
 from evolve.errors import NoCache, NothingToMove
+from evolve.git import head_of
 from evolve.hardware import described, usable_gpus
+from evolve.inbox import Inbox
 from evolve.lineage import Lineage
 from evolve.records import Run
 from evolve.run_directory import RunDirectory, new_run
@@ -28,11 +30,22 @@ from fitness.pool import LocalPool
 from fitness.prepare import prepare
 from fitness.target import Target
 from fitness.workspace import read_base, snapshot
-from population.genes import Gene
+from population.genes import BaseTree, Gene
 from population.knobs import find_knobs, null_genes
 from population.strategy import RungInfo, SharedSeeds, Strategy, StrategySettings
 
 REPLICATE_SEED = 1_000  # replicates count up from here, confirmation from engine.CONFIRM_SEED
+
+
+@dataclass(frozen=True)
+class Foundation:
+    """What a run begins with, beside the files of its base."""
+
+    settings: RunSettings  # resolved
+    target: Target
+    toml: bytes  # of the target
+    base: BaseTree
+    commit: str | None  # where the base comes from, if it is known
 
 
 def create(settings: RunSettings, wanted: Path | None) -> RunDirectory:
@@ -40,16 +53,34 @@ def create(settings: RunSettings, wanted: Path | None) -> RunDirectory:
     settings, target = resolve(settings)
     toml = target_path(settings.target).read_bytes()
     with new_run(wanted, target.name) as run:
-        run.target.write_bytes(toml)
         snapshot(target, run.base)
         base = read_base(run.base, target.editable)
-        with Lineage.create(run.path, _run_of(run, settings, target), base) as lineage:
-            lineage.publish()
-        write_run_toml(run.settings, settings)
+        with _founded(run, Foundation(settings, target, toml, base, head_of(target.root))):
+            pass
     return run
 
 
-def _run_of(run: RunDirectory, settings: RunSettings, target: Target) -> Run:
+@contextmanager
+def establish(wanted: Path | None, foundation: Foundation, folder: Path) -> Generator[tuple[RunDirectory, Lineage]]:
+    """Make a run directory whose base is a copy of a folder; within, its lineage is open."""
+    with new_run(wanted, foundation.target.name) as run:
+        shutil.copytree(folder, run.base)
+        with _founded(run, foundation) as lineage:
+            yield run, lineage
+
+
+@contextmanager
+def _founded(run: RunDirectory, foundation: Foundation) -> Generator[Lineage]:
+    """Write what a run directory needs beside its base; the lineage is published at the end."""
+    run.target.write_bytes(foundation.toml)
+    with Lineage.create(run.path, _run_of(run, foundation), foundation.base) as lineage:
+        yield lineage
+        lineage.publish()
+    write_run_toml(run.settings, foundation.settings)
+
+
+def _run_of(run: RunDirectory, foundation: Foundation) -> Run:
+    settings, target = foundation.settings, foundation.target
     return Run(
         run_id=run.path.name,
         target=target.name,
@@ -58,7 +89,7 @@ def _run_of(run: RunDirectory, settings: RunSettings, target: Target) -> Run:
         rungs=tuple(rung.name for rung in target.rungs),
         config=asdict(settings),
         seed=settings.seed,
-        git_commit=_git_commit(target.root),
+        git_commit=foundation.commit,
         machine=_machine(),
     )
 
@@ -110,8 +141,12 @@ def open_session(
         breeder = Breeder(lineage.run_id, lineage.base, knobs)
         dispatch = Dispatch(lineage.run_id, lineage.base, breeder.genes, pool, lineage)
         nulls = null_genes(lineage.base, knobs, settings.null_genes)
-        engine = Engine(target, _strategy(settings, target), breeder, dispatch, lineage, nulls, _limits(settings), show)
-        yield Session(engine, lineage, target, breeder.genes, workers, settings.generations > 0)
+        base = BaseTree(lineage.base.files, target.editable)  # what genes may add is the target's to say
+        inbox = Inbox(run.inbox, base, len(lineage.individuals()))
+        strategy, limits = _strategy(settings, target), _limits(settings)
+        engine = Engine(target, strategy, breeder, dispatch, lineage, nulls, limits, show, inbox)
+        breeds = settings.generations > 0 or inbox.expected > 0
+        yield Session(engine, lineage, target, breeder.genes, workers, breeds)
 
 
 def _described(settings: RunSettings, target: Target, workers: int, gpus: Sequence[Gpu]) -> str:
@@ -158,17 +193,6 @@ def _strategy_settings(settings: RunSettings) -> StrategySettings:
 def _limits(settings: RunSettings) -> Limits:
     births = settings.generations * settings.offspring + 1  # birth 0 is the base itself
     return Limits(births, settings.max_evaluations, settings.max_hours, settings.confirm_seeds)
-
-
-def _git_commit(root: Path) -> str | None:
-    """Return the commit of the repository that holds `root`; None without one, or without git."""
-    try:
-        asked = subprocess.run(
-            ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-        )
-    except FileNotFoundError:
-        return None
-    return asked.stdout.strip() or None
 
 
 def _machine() -> str:

@@ -90,6 +90,12 @@ def print_status(found: Mapping[str, Any]) -> None:
         console.print(f"best          {best['genotype_id']}: {parts}")
 
 
+def print_lines(lines: Sequence[str]) -> None:
+    """Print lines as they are."""
+    for line in lines:
+        console.print(line, markup=False)
+
+
 def print_genes(found: Sequence[Mapping[str, Any]]) -> None:
     """Print the genes of a run, best first."""
     names = ("gene", "gain", "+-", "P(gain>0)", "n", "state", "title")

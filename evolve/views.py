@@ -169,6 +169,17 @@ def show(run_dir: Path, wanted: str) -> dict[str, Any]:
     return {"kind": kind, **whole, **parts}
 
 
+def find_gene(reader: Reader, wanted: str) -> str:
+    """Return the id of the one gene that has this id or, failing that, whose id begins so."""
+    sql = "SELECT gene_id AS id FROM genes WHERE starts_with(gene_id, $1) ORDER BY gene_id <> $1, gene_id"
+    found = [row["id"] for row in reader.dicts(sql, [wanted])] if wanted else []
+    if not found:
+        raise UnknownId(wanted)
+    if len(found) > 1 and found[0] != wanted:
+        raise AmbiguousId(wanted, found)
+    return found[0]
+
+
 def _found(reader: Reader, wanted: str) -> tuple[str, str]:
     """Return kind and id of the one thing that has this id or, failing that, whose id begins so."""
     each = (f"SELECT '{kind}' AS kind, {kind}_id AS id FROM {table}" for kind, table in KINDS.items())

@@ -158,7 +158,7 @@ class Attempt:
         if mistake:
             return None, Failure(Status.PATCH_FAILED, mistake, repeatable=True)
         try:
-            lay(self._bench.base, self._job.files, self._work)
+            lay(self._bench.base, self._job.files, self._work, self._target.editable)
         except OutsideWorkspace as error:
             return None, Failure(Status.PATCH_FAILED, str(error), repeatable=True)
         trained, failure = self._train()
@@ -254,7 +254,7 @@ class Attempt:
         workspace, server = self._work, None
         if self._target.server:
             workspace = self._home / "score"
-            lay(self._bench.base, self._job.files, workspace)
+            lay(self._bench.base, self._job.files, workspace, self._target.editable)
             try:
                 for path in trained.events.checkpoint:
                     carry(self._work, path, workspace)

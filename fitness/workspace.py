@@ -11,13 +11,14 @@ from pathlib import Path, PurePosixPath
 from fitness.mistakes import EmptyGlob, NotText
 from fitness.target import Target
 from population.genes import BaseTree
+from population.paths import fits
 
 LITTER = {"__pycache__", ".git"}
 RUN_TOML = "run.toml"  # a directory that holds one is a run, not a part of the target
 
 
 class OutsideWorkspace(ValueError):
-    """A path that would leave the workspace, or that is no file of the base."""
+    """A path that would leave the workspace, that no editable glob matches, or that is a folder of other files."""
 
     def __init__(self, path: str) -> None:
         super().__init__(f"the path {path!r} is not an editable file of the base; genes may touch nothing else")
@@ -40,7 +41,7 @@ def snapshot(target: Target, directory: Path) -> Path:
 
 def read_base(root: Path, editable: Sequence[str]) -> BaseTree:
     """Return the editable text under `root`, newlines untouched."""
-    return BaseTree({path: _read_text(root / path) for path in matches(root, editable)})
+    return BaseTree({path: _read_text(root / path) for path in matches(root, editable)}, tuple(editable))
 
 
 def matches(root: Path, patterns: Sequence[str], skip: Path | None = None) -> list[str]:
@@ -65,15 +66,17 @@ def frozen_hash(base: Path, editable: Iterable[str]) -> str:
     return digest.hexdigest()[:16]
 
 
-def lay(base: Path, files: Mapping[str, str], workspace: Path) -> None:
-    """Make `workspace` a copy of the snapshot `base` with the patched text of `files` over it, byte for byte."""
+def lay(base: Path, files: Mapping[str, str], workspace: Path, editable: Sequence[str]) -> None:
+    """Make `workspace` a copy of the snapshot `base` whose editable files (globs) are `files`, byte for byte."""
     for path in files:
-        if not _is_inside(path) or not (base / path).is_file():
+        if not fits(path, editable) or not _is_free(base, path, files, editable):
             raise OutsideWorkspace(path)
     workspace.mkdir(parents=True)
     for path in matches(base, ("**/*",)):
-        _copy(base / path, workspace / path)
+        if path in files or not fits(path, editable):
+            _copy(base / path, workspace / path)
     for path, text in files.items():
+        (workspace / path).parent.mkdir(parents=True, exist_ok=True)
         (workspace / path).write_bytes(text.encode())
 
 
@@ -116,6 +119,13 @@ def _read_text(path: Path) -> str:
 def _is_inside(path: str) -> bool:
     parts = PurePosixPath(path)
     return bool(path) and "\0" not in path and not parts.is_absolute() and ".." not in parts.parts
+
+
+def _is_free(base: Path, path: str, files: Mapping[str, str], editable: Sequence[str]) -> bool:
+    """Say whether a file can stand at `path`: no folder does in the base, and none of its own folders is a file."""
+    folders = [folder.as_posix() for folder in list(PurePosixPath(path).parents)[:-1]]
+    taken = any(folder in files or ((base / folder).is_file() and not fits(folder, editable)) for folder in folders)
+    return not taken and not (base / path).is_dir()
 
 
 def _stays_in(path: Path, directory: Path) -> bool:

@@ -24,6 +24,13 @@ class Relations:
         """Learn a gene."""
         self._genes[gene.gene_id] = gene
 
+    def with_gene(self, gene: Gene) -> Relations:
+        """Return these relations and one gene more; here nothing is learnt."""
+        more = Relations()
+        more._genes = {**self._genes, gene.gene_id: gene}
+        more._clashes = dict(self._clashes)
+        return more
+
     def locus(self, gene_id: str) -> str:
         """Return the oldest known ancestor allele of a gene: itself, if it is nobody's allele."""
         gene = self._genes.get(gene_id)

@@ -45,6 +45,14 @@ def diff(old: str, new: str, path: str) -> tuple[Change, ...]:
     return tuple(changes)
 
 
+def changed_lines(old: str, new: str, path: str) -> list[tuple[int, list[str], list[str]]]:
+    """Return each stretch of differing lines: where it starts in the old text, its old lines, its new lines."""
+    old_lines, new_lines = ([*map("".join, _lines(cut))] for cut in tokens(path, old, new))
+    starts = list(accumulate(map(len, old_lines), initial=0))
+    hunks = _hunks(old_lines, new_lines)
+    return [(starts[i0], old_lines[i0:i1], new_lines[j0:j1]) for i0, i1, j0, j1 in hunks]
+
+
 def patched(text: str, changes: Iterable[tuple[int, int, str]]) -> str:
     """Return the text after changes that are sorted and do not overlap."""
     parts: list[str] = []

@@ -14,6 +14,7 @@ from population import dealing, selection
 from population.belief import Baseline, Belief, Evidence, GenePosterior, Rules, State, Told
 from population.contrasts import NoiseFloor
 from population.credit import Effect, Scales
+from population.genes import Gene
 from population.individuals import Brood, Genotype, Individual, Mating, Operator, Result, Step
 from population.mistakes import Mistake
 
@@ -116,6 +117,19 @@ class Strategy:
             self._asked = self._plan(birth)
         return self._asked
 
+    def inject(self, gene: Gene) -> Mating:
+        """Return, in place of ask(), a plan for a gene that somebody gives: added to a parent as a bred one would be.
+
+        What of the parent conflicts with it, or lacks what it requires, is left out.
+        """
+        birth = len(self._births)
+        belief, parent = self._seen(birth), self._parent(birth)
+        relations = self._relations.with_gene(gene)
+        carried = dealing.assemble((gene.gene_id, *parent.genotype.genes), relations, belief.apart)
+        child = Genotype.of([gene.gene_id, *carried])
+        climb = (*self._screens(), self._last_step(birth))
+        return self._mating(birth, Operator.INJECT, (parent.individual_id,), child, climb)
+
     def deal_instead(self, birth: int) -> Mating:
         """Return a plan that needs no new gene, for when breeding could not make one."""
         self._check_next("deal_instead", birth)
@@ -198,7 +212,7 @@ class Strategy:
         if birth % self.settings.drop_every == 0 and belief.core:
             return self._drop(birth, belief)
         if self._wants_gene(birth, belief):
-            return self._knob(birth, belief)
+            return self._knob(birth)
         return self._recombine(belief, self._deal(birth, belief))
 
     def _wants_gene(self, birth: int, belief: Belief) -> bool:
@@ -211,11 +225,15 @@ class Strategy:
     def _room(self, n: int) -> int:
         return min(self.settings.pool_last, self.settings.pool_first + n // self.settings.pool_growth)
 
-    def _knob(self, birth: int, belief: Belief) -> Mating:
-        pool = selection.archive(self._candidates(belief), self.settings.population)
-        parent = self._births[0]
-        if pool:
-            parent = selection.tournament(pool, self.settings.tournament, self._key(birth, "parent")).individual
+    def _parent(self, birth: int) -> Individual:
+        """Return who carries the genes that a new one is added to: the base while nobody better is known."""
+        pool = selection.archive(self._candidates(self._seen(birth)), self.settings.population)
+        if not pool:
+            return self._births[0]
+        return selection.tournament(pool, self.settings.tournament, self._key(birth, "parent")).individual
+
+    def _knob(self, birth: int) -> Mating:
+        parent = self._parent(birth)
         climb = (*self._screens(), self._last_step(birth))
         return self._mating(birth, Operator.KNOB, (parent.individual_id,), parent.genotype, climb)
 

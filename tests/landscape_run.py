@@ -8,6 +8,7 @@ from types import ModuleType
 from evolve.breeding import Breeder
 from evolve.dispatch import Dispatch
 from evolve.engine import Engine, Limits, Progress
+from evolve.inbox import Inbox
 from evolve.lineage import Lineage
 from evolve.records import Run
 from evolve.target_files import load_target, skip_flags
@@ -64,7 +65,10 @@ class ScriptedRun:
         bounds = Limits(**{"births": 49, **limits})
         self.seen: list[Progress] = []
         nulls = null_genes(base, knobs, 2)
-        self.engine = Engine(target, strategy, breeder, dispatch, self.lineage, nulls, bounds, self.seen.append)
+        self.inbox = directory / "inbox"
+        inbox = Inbox(self.inbox, base, len(self.lineage.individuals()))
+        watch = self.seen.append
+        self.engine = Engine(target, strategy, breeder, dispatch, self.lineage, nulls, bounds, watch, inbox)
 
     def lineage_told(self) -> list[tuple[object, ...]]:
         """Return everything about the run that must not depend on the machine."""

@@ -136,7 +136,19 @@ def test_a_target_whose_base_fails_ends_with_exit_code_3_and_its_log(tmp_path: P
 
 def test_every_command_has_help_with_examples(tmp_path: Path) -> None:
     commands = re.findall(r"^  (\w+) ", evolve(tmp_path, "--help").stdout.split("Commands:")[1], re.MULTILINE)
-    assert set(commands) == {"run", "resume", "status", "genes", "show", "sql", "baseline", "doctor"}
+    assert set(commands) == {
+        "run",
+        "resume",
+        "status",
+        "genes",
+        "show",
+        "sql",
+        "baseline",
+        "doctor",
+        "import",
+        "inject",
+        "export",
+    }
     for command in commands:
         said = evolve(tmp_path, command, "--help").stdout
         assert "Examples:" in said

@@ -19,7 +19,7 @@ from population.compose import (
     syntax_error,
     unmet,
 )
-from population.genes import BaseTree, Category, Edit, Gene, Origin, gene_from_edits, gene_from_files
+from population.genes import BaseTree, Category, Edit, Gene, Kind, Origin, gene_from_edits, gene_from_files
 from population.tokens import spans
 
 
@@ -28,7 +28,8 @@ def read(module):
         return file.read()
 
 
-REAL = BaseTree({"io.py": read(io), "crlf.py": read(bisect).replace("\n", "\r\n"), "é.txt": "ü\tb\nlast"})
+REAL = BaseTree({"io.py": read(io), "crlf.py": read(bisect).replace("\n", "\r\n"), "é.txt": "ü\tb\nlast"}, ("*.txt",))
+GONE = ("é.txt", 0, len(REAL.files["é.txt"]), "", Kind.DELETE_FILE)
 TOKENS = [(path, *span) for path in sorted(REAL.files) for span in spans(REAL.files[path], path)]
 PIECES = ["0.5", "x", "", "é", "\r\n", "# note\n", " y = 2"]
 SMALL = BaseTree({"a.py": "x = f(1, 2)\ny = 3\n"})
@@ -47,6 +48,12 @@ def one_gene(draw):
         path, start, end = TOKENS[k]
         piece = draw(st.sampled_from(PIECES))
         edits.append((path, start, end, piece if piece != REAL.files[path][start:end] else "other"))
+    if draw(st.integers(0, 3)) == 0:
+        edits = [GONE, *(edit for edit in edits if edit[0] != GONE[0])]
+    if draw(st.integers(0, 3)) == 0:
+        edits.append(
+            (draw(st.sampled_from(["new.txt", "newer.txt"])), 0, 0, draw(st.sampled_from(PIECES)), Kind.ADD_FILE)
+        )
     return made(REAL, *edits)
 
 
@@ -82,9 +89,8 @@ def test_removing_a_gene_and_adding_it_again_is_exact(genes):
 @settings(max_examples=40, deadline=None)
 @given(one_gene())
 def test_a_gene_read_back_from_its_own_files_is_the_same_gene(gene):
-    again = gene_from_files(
-        REAL, compose(REAL, [gene]), title="again", hypothesis="", category=Category.OTHER, origin=Origin.LLM
-    )
+    files = {**dict.fromkeys(REAL.files), **compose(REAL, [gene])}
+    again = gene_from_files(REAL, files, title="again", hypothesis="", category=Category.OTHER, origin=Origin.LLM)
     assert (again.gene_id, again.edits) == (gene.gene_id, gene.edits)
 
 
@@ -94,6 +100,9 @@ def test_text_outside_the_spans_is_never_touched(genes):
     files = compose(REAL, genes)
     for path, text in REAL.files.items():
         edits = sorted({edit for gene in genes for edit in gene.edits if edit.path == path})
+        if any(edit.kind is Kind.DELETE_FILE for edit in edits):
+            assert path not in files
+            continue
         at = 0
         for before, after in zip([None, *edits], [*edits, None], strict=True):
             kept = text[before.end if before else 0 : after.start if after else len(text)]
@@ -149,6 +158,13 @@ def raw(name, *edits):
         ((0, 3, "a"), (4, 4, "b"), False),
         ((3, 3, "a"), (3, 3, "b"), True),
         ((3, 3, "a"), (3, 3, "a"), False),
+        ((0, 0, "a", Kind.ADD_FILE), (0, 0, "b", Kind.ADD_FILE), True),
+        ((0, 0, "a", Kind.ADD_FILE), (0, 0, "a", Kind.ADD_FILE), False),
+        ((0, 18, "", Kind.DELETE_FILE), (6, 7, "9"), True),
+        ((0, 18, "", Kind.DELETE_FILE), (18, 18, "z"), True),
+        ((0, 18, "", Kind.DELETE_FILE), (0, 18, ""), True),
+        ((0, 18, "", Kind.DELETE_FILE), (0, 18, "", Kind.DELETE_FILE), False),
+        ((0, 0, "", Kind.DELETE_FILE), (0, 0, "x"), True),
     ],
 )
 def test_spans_conflict_when_they_intersect_or_an_insertion_touches(first, second, clashes):
@@ -169,6 +185,22 @@ def test_a_conflict_names_both_genes_and_the_place():
         compose(SMALL, [a, b])
     assert "a.py:2" in str(caught.value)
     assert {caught.value.clash.gene_a, caught.value.clash.gene_b} == {a.gene_id, b.gene_id}
+
+
+def test_two_genes_that_add_one_file_with_different_text_are_named():
+    base = BaseTree({}, ("*.py",))
+    a, b = (made(base, ("n.py", 0, 0, text, Kind.ADD_FILE), title=text) for text in ("x = 1\n", "x = 2\n"))
+    assert compose(base, [a, a]) == {"n.py": "x = 1\n"}
+    with pytest.raises(GenesConflict, match=r"conflict at n\.py:1;"):
+        compose(base, [a, b])
+
+
+def test_a_gene_that_deletes_a_file_and_one_that_changes_it_are_named():
+    gone = made(SMALL, ("a.py", 0, 18, "", Kind.DELETE_FILE), title="gone")
+    knob = made(SMALL, ("a.py", 16, 17, "4"), title="four")
+    assert compose(SMALL, [gone]) == {}
+    with pytest.raises(GenesConflict, match=r"gone.*four|four.*gone"):
+        compose(SMALL, [gone, knob])
 
 
 def test_a_gene_requires_another_or_a_later_allele_of_it():

@@ -273,6 +273,13 @@ def test_an_installed_copy_of_the_target_can_not_win(server: ForkServer, tmp_pat
     assert found.score == 42.0
 
 
+def test_a_file_that_a_gene_adds_is_there_and_one_that_it_deletes_is_not(server: ForkServer, tmp_path: Path) -> None:
+    code = "import json, os\njson.dump({'loss': float(os.path.exists('tiny/recipe.py'))}, open('result.json', 'w'))\n"
+    target = replace(with_rung(ALONE, command=("{python}", "tiny/recipe_new.py")), editable=("tiny/recipe*.py",))
+    found = evaluate(replace(job(), files={"tiny/recipe_new.py": code}), bench(target, tmp_path), server).evaluation
+    assert (found.status, found.score) == (Status.OK, 0.0)
+
+
 def test_the_environment_of_a_rung_reaches_its_command(server: ForkServer, tmp_path: Path) -> None:
     code = "import json, os\njson.dump({'loss': float(os.environ['LOSS'])}, open('result.json', 'w'))\n"
     target, files = running(code)

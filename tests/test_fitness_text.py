@@ -54,7 +54,7 @@ def test_newlines_and_modes_survive(tmp_path: Path) -> None:
     base = snapshot(replace(TINY, root=tmp_path, editable=("a.py",), frozen=("go.sh",)), tmp_path / "run" / "base")
     files = read_base(base, ("a.py",)).files
     assert files == {"a.py": "a = 1\r\nb = 2\rc = 'é'"}
-    lay(base, files, tmp_path / "w")
+    lay(base, files, tmp_path / "w", ("a.py",))
     assert (tmp_path / "w/a.py").read_bytes() == b"a = 1\r\nb = 2\rc = '\xc3\xa9'"
     assert (tmp_path / "w/go.sh").stat().st_mode & 0o111
 
@@ -75,7 +75,35 @@ def test_an_editable_file_that_is_no_text_is_a_mistake(tmp_path: Path) -> None:
 def test_a_workspace_refuses_paths_outside_the_base(tmp_path: Path, path: str) -> None:
     base = snapshot(TINY, tmp_path / "base")
     with pytest.raises(OutsideWorkspace):
-        lay(base, {path: "x"}, tmp_path / "w")
+        lay(base, {path: "x"}, tmp_path / "w", TINY.editable)
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_workspace_has_the_files_that_genes_add_and_not_those_they_delete(tmp_path: Path) -> None:
+    for name in ("a.py", "b.py", "frozen.txt"):
+        (tmp_path / name).write_text(name)
+    target = replace(TINY, root=tmp_path, editable=("*.py", "new/**/*.py"), frozen=("*.txt",))
+    base = snapshot(replace(target, editable=("*.py",)), tmp_path / "run" / "base")
+    lay(base, {"b.py": "B", "new/c/d.py": "D\r\n", "e.py": ""}, tmp_path / "w", target.editable)
+    laid = {path.relative_to(tmp_path / "w").as_posix(): path for path in (tmp_path / "w").rglob("*") if path.is_file()}
+    assert {name: path.read_bytes() for name, path in laid.items()} == {
+        "b.py": b"B",
+        "e.py": b"",
+        "frozen.txt": b"frozen.txt",
+        "new/c/d.py": b"D\r\n",
+    }
+
+
+@pytest.mark.parametrize("files", [["folder"], ["a.py/b"], ["x", "x/y"], ["frozen.txt/x"], ["frozen.txt"]])
+def test_a_workspace_refuses_a_file_where_a_folder_is_and_a_folder_where_a_file_is(
+    tmp_path: Path, files: list[str]
+) -> None:
+    (tmp_path / "folder").mkdir()
+    for name in ("a.py", "frozen.txt", "folder/f"):
+        (tmp_path / name).write_text("x")
+    globs = ("a.py", "folder/*", "folder", "x", "*/*")
+    with pytest.raises(OutsideWorkspace):
+        lay(tmp_path, {"a.py": "", **dict.fromkeys(files, "")}, tmp_path / "w", globs)
     assert not (tmp_path / "w").exists()
 
 

@@ -21,6 +21,8 @@ from population.genes import (
     Edit,
     EditOutsideFile,
     EditsOverlap,
+    FileExists,
+    Kind,
     NotText,
     Origin,
     UnknownPath,
@@ -29,6 +31,7 @@ from population.genes import (
     lines_changed,
     render_diff,
 )
+from population.paths import fits, in_quotes, quoted, unquoted
 from population.tokens import spans, tokens
 
 SOURCES = [ast, io, shutil, string, tokenize]
@@ -166,7 +169,7 @@ def test_the_canonical_edits_of_one_token_change_nothing_else_in_a_real_file(mod
     assert changed == text[:start] + replacement + text[end:]
 
 
-BASE = BaseTree({"a.py": "lr = 0.02\nbeta = 0.95\n", "b.txt": "one two\nthree"})
+BASE = BaseTree({"a.py": "lr = 0.02\nbeta = 0.95\n", "b.txt": "one two\nthree"}, ("*.py",))
 
 
 def test_the_same_idea_found_twice_is_one_gene():
@@ -204,11 +207,39 @@ def test_a_gene_id_depends_on_edit_path_and_base_file_and_on_no_other_file():
         ([("a.py", 5, 9, "0.02")], ChangesNothing, "'t' leaves every file"),
         ([], ChangesNothing, "must change something"),
         ([("a.py", 5, 9, "\ud800")], NotText, "a.py"),
+        ([("a.py", 0, 0, "x", Kind.ADD_FILE)], FileExists, "the base has it already"),
+        ([("n/c.py", 0, 0, "x", Kind.ADD_FILE)], UnknownPath, r"may change only: a.py, b.txt, and may add .*: \*.py"),
+        ([("../c.py", 0, 0, "x", Kind.ADD_FILE)], UnknownPath, "not an editable file"),
+        ([("c.py", 0, 1, "x", Kind.ADD_FILE)], EditOutsideFile, "the file has 0"),
+        ([("c.py", 0, 0, "", Kind.DELETE_FILE)], UnknownPath, "c.py"),
+        ([("a.py", 0, 9, "", Kind.DELETE_FILE)], EditOutsideFile, "goes from 0 to its length"),
+        ([("a.py", 0, 0, "x"), ("a.py", 0, 22, "", Kind.DELETE_FILE)], EditsOverlap, "a.py:1"),
+        ([("c.py", 0, 0, "x", Kind.ADD_FILE), ("c.py", 0, 0, "y", Kind.ADD_FILE)], EditsOverlap, "c.py:1"),
+        ([("c.py", 0, 0, "\udfff", Kind.ADD_FILE)], NotText, "c.py"),
     ],
 )
 def test_an_edit_that_cannot_be_is_refused_in_one_sentence(edits, mistake, words):
     with pytest.raises(mistake, match=words):
         gene(BASE, *edits)
+
+
+def test_the_ids_of_genes_do_not_change_with_the_code():
+    spans = gene(BASE, ("a.py", 5, 9, "0.03"), ("b.txt", 13, 13, "\nfour\n"))
+    assert (BASE.base_id, spans.gene_id) == ("67bfb868ec3cde6b", "de3aa73d593f914f")
+    files = gene(BASE, ("b.txt", 0, 13, "", Kind.DELETE_FILE), ("c.py", 0, 0, "x", Kind.ADD_FILE))
+    assert files.gene_id == "545df3ddd1694b38"
+
+
+def test_an_added_empty_file_and_an_emptied_or_deleted_one_are_different_genes():
+    base = BaseTree({"a.py": "x", "e.py": ""}, ("*.py",))
+    made = [
+        gene(base, ("a.py", 0, 1, "")),
+        gene(base, ("a.py", 0, 1, "", Kind.DELETE_FILE)),
+        gene(base, ("e.py", 0, 0, "", Kind.DELETE_FILE)),
+        gene(base, ("n.py", 0, 0, "", Kind.ADD_FILE)),
+    ]
+    assert len({one.gene_id for one in made}) == 4
+    assert [lines_changed(base, one) for one in made] == [(0, 1), (0, 1), (0, 0), (0, 0)]
 
 
 def test_lines_are_counted_as_a_unified_diff_shows_them():
@@ -255,3 +286,33 @@ def test_git_applies_the_rendered_diff(tmp_path: Path):
 
 def test_the_diff_of_no_genes_is_empty():
     assert render_diff(BASE, []) == ""
+
+
+@pytest.mark.parametrize(
+    ("path", "globs", "allowed"),
+    [
+        ("a.py", ["*.py"], True),
+        ("n/a.py", ["*.py"], False),
+        ("n/a.py", ["x.py", "n/*.py"], True),
+        ("n/a.py", ["**/*.py"], True),
+        ("a.py", ["**/*.py"], True),
+        ("n/m/a.py", ["n/**/a.[pq]y"], True),
+        ("n/a.txt", ["n/*.py"], False),
+        ("../a.py", ["**/*.py"], False),
+        ("n/../a.py", ["**/*.py"], False),
+        ("/a.py", ["**/*.py"], False),
+        ("n//a.py", ["**/*.py"], False),
+        ("n/./a.py", ["**/*.py"], False),
+        ("a\0.py", ["*.py"], False),
+        ("a\ud800.py", ["*.py"], False),
+        ("", ["*", "**"], False),
+    ],
+)
+def test_a_file_may_be_added_where_a_glob_allows_it_and_nowhere_else(path, globs, allowed):
+    assert fits(path, globs) == allowed
+
+
+@pytest.mark.parametrize("name", ["a b", "a\tb\n", 'a"b', "a\\b", "ü\x7f", "'"])
+def test_a_name_is_read_back_as_it_was_quoted(name):
+    assert unquoted(quoted(name)) == name
+    assert unquoted(in_quotes(name)) == name

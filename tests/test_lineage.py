@@ -22,7 +22,7 @@ from evolve.lineage import Lineage, LineageExists, NoLineage, read
 from evolve.records import Posterior
 from fitness.evaluation import Evaluation, Point
 from fitness.reports import thin
-from population.genes import Edit
+from population.genes import Edit, Kind
 from population.individuals import Brood, Genotype, Status
 
 WRITER = Path(__file__).with_name("lineage_writer.py")
@@ -156,6 +156,27 @@ def test_what_fails_within_a_transaction_is_not_recorded_at_all(tmp_path: Path) 
         lineage.record_individual(INDIVIDUALS[1])
         assert lineage.individuals() == [INDIVIDUALS[1]]
         assert lineage.evaluations() == {}
+
+
+def test_files_that_genes_add_and_delete_are_recorded_as_such(tmp_path: Path) -> None:
+    gone, new = Edit("note é.py", 0, 15, "", Kind.DELETE_FILE), Edit("new.py", 0, 0, "x\r\ny", Kind.ADD_FILE)
+    made = gene("ff00", Edit("knobs.py", 0, 0, "\n"), gone, new)
+    with Lineage.create(tmp_path, RUN, BASE) as lineage:
+        lineage.record_genes([made])
+        assert lineage.genes() == {"ff00": made}
+        lineage.publish()
+    with read(tmp_path) as reader:
+        edits = reader.dicts(
+            "SELECT kind, path, start_line, end_line, search, replace FROM gene_edits ORDER BY position"
+        )
+        (row,) = reader.dicts("SELECT lines_added, lines_removed FROM genes")
+    assert [(e["kind"], e["path"]) for e in edits] == [
+        ("insert", "knobs.py"),
+        ("delete_file", "note é.py"),
+        ("add_file", "new.py"),
+    ]
+    assert (edits[1]["search"], edits[1]["end_line"], edits[2]["replace"]) == (BASE.files["note é.py"], 2, "x\r\ny")
+    assert (row["lines_added"], row["lines_removed"]) == (3, 2)
 
 
 def test_posteriors_are_replaced_not_piled_up(tmp_path: Path) -> None:
