@@ -18,20 +18,14 @@ import torch
 
 from nanochat import attention, checkpoint, distributed, gpt
 from nanochat.common import (
-    BATCH_EXPONENT,
-    REFERENCE_BATCH_TOKENS,
-    REFERENCE_DEPTH,
-    REFERENCE_DIM,
-    TOKENS_PER_PARAMETER,
-    device_name,
-    pick_device,
-    set_up_process,
+    BATCH_EXPONENT, REFERENCE_BATCH_TOKENS, REFERENCE_DEPTH, REFERENCE_DIM, TOKENS_PER_PARAMETER,
+    device_name, pick_device, positive, set_up_process,
 )
 from nanochat.dataloader import Loader, open_feed
 from nanochat.dataset import default_data_dir
 from nanochat.events import EXIT_DIVERGED, UNTIMED_STEPS, Events, Meter, output_folder, peak_memory_bytes, speed
-from nanochat.loss_eval import evaluate, load_windows
-from nanochat.mistakes import BatchIndivisible, sentences
+from nanochat.loss_eval import Rejected, evaluate, load_windows
+from nanochat.mistakes import BatchIndivisible, HorizonTooShort, sentences
 from nanochat.optim import MuonAdamW
 
 RESID_LR_FACTOR = 0.01
@@ -50,11 +44,11 @@ def parse_args(argv=None):
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add = parser.add_argument
     # Scale
-    add("--depth", type=int, default=12, help="layers; the one dial of model size")
-    add("--aspect-ratio", type=int, default=64, help="model_dim = depth * aspect ratio, rounded up to whole heads")
-    add("--head-dim", type=int, default=128, help="channels of one head")
-    add("--max-seq-len", type=int, default=2048, help="tokens of one row")
-    add("--device-batch-size", type=int, default=32, help="rows of one forward pass")
+    add("--depth", type=positive, default=12, help="layers; the one dial of model size")
+    add("--aspect-ratio", type=positive, default=64, help="model_dim = depth * aspect ratio, rounded up to whole heads")
+    add("--head-dim", type=positive, default=128, help="channels of one head")
+    add("--max-seq-len", type=positive, default=2048, help="tokens of one row")
+    add("--device-batch-size", type=positive, default=32, help="rows of one forward pass")
     add("--total-batch-size", type=int, default=-1, help="tokens of one step; -1: the rule")
     add("--num-iterations", type=int, default=-1, help="steps; comes before every other horizon")
     add("--target-flops", type=float, default=-1.0, help="horizon in training FLOPs")
@@ -67,7 +61,7 @@ def parse_args(argv=None):
     add("--matrix-lr-scale", type=float, default=1.0, help="Muon's learning rate times this, on top of --lr-scale")
     add("--decay-scale", type=float, default=-1.0, help="Muon's weight decay times this; -1: the rule")
     # Recipe
-    add("--window-pattern", default="SSSL", help="tiled over the layers: L sees all, S half the row")
+    add("--window-pattern", type=letters, default="SSSL", help="tiled over the layers: L sees all, S half the row")
     add("--target-param-data-ratio", type=float, default=TOKENS_PER_PARAMETER, help="horizon in tokens per scaling parameter")
     add("--embedding-lr", type=float, default=0.3, help="of token and value embeddings")
     add("--unembedding-lr", type=float, default=0.004, help="of lm_head")
@@ -81,13 +75,22 @@ def parse_args(argv=None):
     add("--final-lr-frac", type=float, default=0.0, help="where it falls to")
     # Data, evaluation, output
     add("--data", help="folder written by nanochat.dataset; default: prepare one in the user's cache folder")
-    add("--epochs", type=int, default=1, help="how often each document may be used")
+    add("--epochs", type=positive, default=1, help="how often each document may be used")
     add("--out", help="folder for events.jsonl, checkpoint.safetensors and what --save-every keeps")
     add("--save-every", type=int, default=-1, help="steps between checkpoints to resume from; -1: none")
     add("--resume", action="store_true", help="go on from the newest checkpoint in --out")
     add("--eval-every", type=int, default=-1, help="steps between evaluations; -1: only at the end")
-    add("--eval-tokens", type=int, default=10485760, help="validation tokens of one evaluation, at most")
-    return parser.parse_args(argv)
+    add("--eval-tokens", type=positive, default=10485760, help="validation tokens of one evaluation, at most")
+    args = parser.parse_args(argv)
+    if (args.save_every > 0 or args.resume) and not args.out:
+        parser.error("--save-every and --resume need a folder: --out")
+    return args
+
+
+def letters(text):
+    if not text or set(text) - set("SL"):
+        raise argparse.ArgumentTypeError(f"{text!r} holds more than S and L, or nothing")
+    return text
 
 
 # -----------------------------------------------------------------------------
@@ -122,11 +125,13 @@ def horizon(args, model, batch_tokens, budget):
     """Return the number of steps: iterations, FLOPs, seconds (0), the feeder's tokens, the parameter-data ratio."""
     if args.num_iterations > 0:
         return args.num_iterations
-    if args.target_flops > 0:
-        return round(args.target_flops / (model.flops_per_token() * batch_tokens))
-    if args.time_budget > 0:
+    if args.target_flops <= 0 and args.time_budget > 0:
         return 0
-    return int((budget or args.target_param_data_ratio * model.parameter_counts()["scaling"]) // batch_tokens)
+    tokens = budget or args.target_param_data_ratio * model.parameter_counts()["scaling"]
+    steps = round(args.target_flops / (model.flops_per_token() * batch_tokens)) if args.target_flops > 0 else int(tokens // batch_tokens)
+    if steps < 1 or args.num_iterations == 0:
+        raise HorizonTooShort(batch_tokens)
+    return steps
 
 
 def make_plan(args, model, budget=None):
@@ -218,9 +223,11 @@ class Trainer:
         self.position = {"step": 0, "seconds": 0.0}
         if args.resume:
             self.position = checkpoint.load(self.folder, self.raw_model, self.optimizer, self.recipe())
-        self.events = Events(self.folder, self.position["step"])
+        else:
+            checkpoint.check_free(self.folder)
         self.meter = Meter(self.device, self.raw_model.config.vocab_size, self.position["seconds"])
         self.loader = self.open_loader()
+        self.events = Events(self.folder, self.position["step"])
 
     def build_model(self):
         with self.device:
@@ -293,7 +300,10 @@ class Trainer:
             if self.args.save_every > 0 and step % self.args.save_every == 0:
                 self.keep(step)
             if self.args.eval_every > 0 and step % self.args.eval_every == 0:
-                self.validate(step)
+                self.report(everything=True)
+                with self.meter.paused():
+                    self.validate(step)
+                    distributed.wait_for_all()
         self.report(everything=True)
         if self.meter.diverged:
             self.events.write(self.meter.diverged)
@@ -320,7 +330,9 @@ class Trainer:
         """Write a checkpoint to resume from."""
         self.report(everything=True)
         position = {"step": step, "seconds": self.meter.seconds, "recipe": self.recipe()}
-        checkpoint.save(self.folder, self.raw_model, self.optimizer, position)
+        if not self.meter.diverged:
+            with self.meter.paused():
+                checkpoint.save(self.folder, self.raw_model, self.optimizer, position)
 
     def conclude(self, step):
         """Save the model for the judge, and tell what the training took."""
@@ -340,9 +352,12 @@ class Trainer:
             return
         data = self.args.data or default_data_dir()
         windows, byte_lengths = load_windows(data, "val", self.args.eval_tokens, self.args.max_seq_len)
-        with torch.no_grad():
-            bpb = evaluate(lambda ids: self.raw_model(torch.from_numpy(ids).to(self.device)), windows, byte_lengths, self.device)
-        self.events.say(f"step {step:6d} | val_bpb {bpb:.6f}")
+        try:
+            with torch.no_grad():
+                bpb = evaluate(lambda ids: self.raw_model(torch.from_numpy(ids).to(self.device)), windows, byte_lengths, self.device)
+            self.events.say(f"step {step:6d} | val_bpb {bpb:.6f}")
+        except Rejected as rejected:
+            self.events.say(f"step {step:6d} | no val_bpb, {rejected}")
 
 
 def main():

@@ -11,10 +11,11 @@ import os
 import shutil
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from nanochat.distributed import rank, wait_for_all, world_size
-from nanochat.mistakes import NotResumable
+from nanochat.mistakes import NotResumable, SaveFailed, TrainingThere
 
 FOLDER = "training"
 
@@ -42,9 +43,21 @@ def restore_own_state(model, optimizer, tensors):
         optimizer.state[p][key] = tensor.to(p.device) if tensor.dim() else tensor.item()
 
 
+def check_free(folder):
+    """Refuse a folder that holds the checkpoints of another training."""
+    if folder and any((folder / FOLDER).glob("step_*")):
+        raise TrainingThere(folder)
+
+
 def save(folder, model, optimizer, position):
     """Write a checkpoint of all ranks; `position` is what JSON can hold, with a key `step`."""
-    base = folder / FOLDER
+    try:
+        write(folder / FOLDER, model, optimizer, position)
+    except (OSError, SafetensorError) as error:
+        raise SaveFailed(folder, error) from error
+
+
+def write(base, model, optimizer, position):
     whole = base / f"step_{position['step']:06d}"
     beside = base / f".{whole.name}.partial"
     if rank() == 0:
@@ -59,24 +72,29 @@ def save(folder, model, optimizer, position):
     if rank() == 0:
         shutil.rmtree(whole, ignore_errors=True)
         os.rename(beside, whole)
-        for old in sorted(base.glob("step_*"))[:-1]:
+        for old in set(base.glob("step_*")) - {whole}:
             shutil.rmtree(old)
 
 
 def load(folder, model, optimizer, recipe):
     """Restore the newest checkpoint of a training with this recipe; return its position."""
-    found = sorted((folder / FOLDER).glob("step_*")) if folder else []
+    found = sorted((folder / FOLDER).glob("step_*"))
     if not found:
-        raise NotResumable(folder, "no checkpoint lies there; name its folder with --out, and train with --save-every first")
-    position = json.loads((found[-1] / "position.json").read_text())
+        raise NotResumable(folder, "no checkpoint lies there; train with --save-every first")
+    try:
+        return restore(found[-1], folder, model, optimizer, recipe)
+    except (OSError, SafetensorError, ValueError, RuntimeError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise NotResumable(folder, f"{found[-1].name} is damaged or of another model ({reason})") from error
+
+
+def restore(whole, folder, model, optimizer, recipe):
+    position = json.loads((whole / "position.json").read_text())
     if position["world_size"] != world_size():
         raise NotResumable(folder, f"it was trained by {position['world_size']} process(es) and this is {world_size()}")
     for name, value in recipe.items():
         if position["recipe"].get(name) != value:
             raise NotResumable(folder, f"--{name.replace('_', '-')} was {position['recipe'].get(name)} and is now {value}")
-    try:
-        model.load_state_dict(load_file(str(found[-1] / "model.safetensors")))
-        restore_own_state(model, optimizer, load_file(str(found[-1] / f"rank_{rank()}.safetensors")))
-    except (RuntimeError, KeyError) as error:
-        raise NotResumable(folder, f"its tensors are not those of this model ({str(error).splitlines()[0]})") from error
+    model.load_state_dict(load_file(str(whole / "model.safetensors")))
+    restore_own_state(model, optimizer, load_file(str(whole / f"rank_{rank()}.safetensors")))
     return position

@@ -1,15 +1,19 @@
 """What every process here shares: device, threads, seeds, and framed messages over a socket."""
 
+import argparse
 import ctypes
 import hashlib
 import json
 import os
+import re
 import socket
 import struct
 import sys
 from pathlib import Path
 
 import torch
+
+from nanochat.mistakes import NoGpu
 
 FRAME = struct.Struct(">II")  # bytes of the JSON header, bytes of the payload
 MAX_HEADER_BYTES = 1 << 16
@@ -25,10 +29,10 @@ BATCH_EXPONENT = 0.383 # arXiv 2505.13738
 TOKENS_PER_PARAMETER = 10.5
 VOCAB_MULTIPLE = 64
 
-# Dense bf16 FLOPs per second, from the makers' data sheets; the first name that occurs in the device's counts
+# Dense bf16 FLOPs per second; the first name that is a word of the device's counts
 PEAK_FLOPS = {
-    "GB200": 2.5e15, "B200": 2.25e15, "H200": 9.89e14, "H100 NVL": 8.35e14, "H100 PCIe": 7.56e14, "H100": 9.89e14,
-    "GH200": 9.89e14, "A100": 3.12e14, "A800": 3.12e14, "L40S": 3.62e14, "L4": 1.21e14, "A10G": 7.0e13, "A10": 1.25e14,
+    "GB200": 2.5e15, "B200": 2.25e15, "H200 NVL": 8.35e14, "H200": 9.89e14, "H100 NVL": 8.35e14, "H100 PCIe": 7.56e14, "H100": 9.89e14,
+    "GH200": 9.89e14, "A100": 3.12e14, "A800": 3.12e14, "L40S": 3.62e14, "L40": 1.81e14, "L4": 1.21e14, "A10G": 7.0e13, "A10": 1.25e14,
     "RTX 5090": 2.09e14, "RTX 4090": 1.65e14, "RTX 3090": 7.1e13,
 }
 
@@ -50,7 +54,7 @@ def device_name(device):
 def peak_flops(device):
     """Return the device's peak in bf16, or None where we know of none."""
     name = device_name(device)
-    return next((peak for model, peak in PEAK_FLOPS.items() if model in name), None)
+    return next((peak for model, peak in PEAK_FLOPS.items() if re.search(rf"\b{model}\b", name)), None)
 
 
 def cache_dir():
@@ -67,9 +71,19 @@ def set_up_process():
         libc.mallopt(M_MMAP_THRESHOLD, 1 << 25)
 
 
+def positive(text):
+    """Return a flag's value that counts something."""
+    n = int(text)
+    if n < 1:
+        raise argparse.ArgumentTypeError(f"{n} is less than 1")
+    return n
+
+
 def pick_device(device_type="auto"):
     """Return the torch device of this type; "auto" is the best one there is."""
     best = "cuda" if torch.cuda.is_available() else "cpu"
+    if device_type == "cuda" != best:
+        raise NoGpu()
     return torch.device(best if device_type == "auto" else device_type)
 
 

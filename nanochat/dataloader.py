@@ -66,7 +66,7 @@ class Rows:
         while len(self.buffer) < self.size and (document := self.next_document()):
             self.add(*document)
         if not self.buffer:
-            raise OutOfData(int(self.offsets[-1]), self.epochs)
+            raise OutOfData(int(self.offsets[-1]), self.epochs, (self.epochs + 1) * int(self.offsets[-1]))
         fitting = bisect.bisect_right(self.buffer, (space, 1))
         if fitting: # the largest, and of equals the oldest
             length, _, start = self.buffer.pop(fitting - 1)
@@ -115,7 +115,7 @@ class LocalFeed:
         """Refuse now what would run out of data later."""
         n_tokens, n_documents = int(self.file.offsets[-1]), len(self.file.offsets) - 1
         if tokens > self.epochs * (n_tokens + n_documents): # each document has its BOS
-            raise OutOfData(n_tokens, self.epochs)
+            raise OutOfData(n_tokens, self.epochs, tokens)
 
     def stream(self, length):
         if length not in self.streams:

@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from nanochat.common import cache_dir
+from nanochat.common import cache_dir, positive
 from nanochat.mistakes import DataMissing, DiskFailed, EmptySplit, OutBusy, OutTaken, VocabularyTooSmall, sentences
 from nanochat.tokenizer import LEAST_VOCAB_SIZE, Tokenizer
 
@@ -261,13 +261,6 @@ def prepare_shards(out, corpus, vocab_size=DEFAULT_SHARDS_VOCAB_SIZE, n_train=No
 
 # -----------------------------------------------------------------------------
 # The command
-
-def positive(text):
-    n = int(text)
-    if n < 1:
-        raise argparse.ArgumentTypeError(f"{n} is less than 1")
-    return n
-
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(prog="python -m nanochat.dataset", description="Prepare the data of a run.")

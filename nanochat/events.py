@@ -1,5 +1,6 @@
 """What a training run tells: lines of events.jsonl, the same on the terminal, its pace, and how it ended."""
 
+import contextlib
 import json
 import math
 import os
@@ -13,6 +14,7 @@ import torch
 
 from nanochat.common import peak_flops
 from nanochat.distributed import mean, rank, world_size
+from nanochat.mistakes import SaveFailed
 
 CURVE_POINTS = 190 # lines of events.jsonl, about
 EXIT_DIVERGED = 3
@@ -82,6 +84,14 @@ class Meter:
     def clock(self):
         return self.earlier + (time.monotonic() - self.started if self.started else 0.0)
 
+    @contextlib.contextmanager
+    def paused(self):
+        """Count no seconds while something else than training is done; every step must be over."""
+        began = time.monotonic()
+        yield
+        if self.started:
+            self.started += time.monotonic() - began
+
     def finished(self, everything=False):
         """Yield (step, loss) of steps that are known to be over, oldest first."""
         while len(self.pending) > (0 if everything else self.lag):
@@ -105,8 +115,11 @@ class Meter:
 def output_folder(out):
     """Return the folder to write to, or None: `out`, else the working directory of a candidate under evaluation."""
     folder = Path(out) if out else Path.cwd() if "EVOLVE_CHANNEL" in os.environ else None
-    if folder:
-        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        if folder:
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SaveFailed(folder, error.strerror) from error
     return folder
 
 

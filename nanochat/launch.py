@@ -3,18 +3,24 @@
     python -m nanochat.launch --processes 8 nanochat.base_train --depth 24
 
 Each process learns from RANK, LOCAL_RANK and WORLD_SIZE who it is, as under torchrun; rank 0 keeps the channel to a feeder.
-With one process the module runs in this one. The exit code is that of the first process that fails; the rest are then ended.
+With one process the module runs in this one. The exit code is that of a process that failed; the rest are then ended, as they
+are when this one is.
 """
 
 import argparse
+import ctypes
 import os
 import runpy
+import signal
 import socket
 import subprocess
 import sys
 import time
 
+from nanochat.mistakes import sentences
+
 POLL_S = 0.05
+PR_SET_PDEATHSIG = 1
 GRACE_S = 10.0
 
 
@@ -24,14 +30,20 @@ def free_port():
         return sock.getsockname()[1]
 
 
+def die_with_parent():
+    """Have the kernel end this rank when its launcher is gone, however that ended."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def start(rank, processes, port, command):
     """Start one rank; only rank 0 gets the channel."""
     who = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     environment = {**os.environ, **{name: str(value) for name, value in who.items()}}
     channel = environment.pop("EVOLVE_CHANNEL", None)
     if channel and rank == 0:
-        return subprocess.Popen(command, env={**environment, "EVOLVE_CHANNEL": channel}, pass_fds=[int(channel)])
-    return subprocess.Popen(command, env=environment)
+        environment["EVOLVE_CHANNEL"] = channel
+        return subprocess.Popen(command, env=environment, pass_fds=[int(channel)], preexec_fn=die_with_parent)
+    return subprocess.Popen(command, env=environment, preexec_fn=die_with_parent)
 
 
 def end(children):
@@ -46,7 +58,7 @@ def end(children):
 
 
 def wait_for(children):
-    """Return 0 when all have ended well, or the exit code of the first that has not."""
+    """Return 0 when all have ended well, or the exit code of one that has not."""
     while True:
         codes = [child.poll() for child in children]
         failed = [code for code in codes if code]
@@ -78,7 +90,9 @@ def main():
         sys.argv = [args.module, *args.arguments]
         runpy.run_module(args.module, run_name="__main__", alter_sys=True)
     else:
-        sys.exit(launch(args.processes, [args.module, *args.arguments]))
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+        with sentences():
+            sys.exit(launch(args.processes, [args.module, *args.arguments]))
 
 
 if __name__ == "__main__":

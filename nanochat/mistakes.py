@@ -18,7 +18,11 @@ Mistake
 |-- OutOfData           training needs more than the epochs of the data
 |-- KernelUnavailable   an attention kernel that was asked for by name cannot run here
 |-- BatchIndivisible    a step is no whole number of forward passes
-`-- NotResumable        a checkpoint that does not fit, or none
+|-- NotResumable        a checkpoint that does not fit, or none
+|-- NoGpu               a GPU was asked for by name
+|-- HorizonTooShort     less than one step
+|-- TrainingThere       the folder of a new training holds an old one
+`-- SaveFailed          the folder of a training cannot be written
 """
 
 import contextlib
@@ -125,15 +129,10 @@ class DownloadFailed(Mistake):
 
 
 class OutOfData(Mistake):
-    def __init__(self, n_tokens, epochs):
-        super().__init__(f"The training split holds {n_tokens:,} tokens, and {epochs} epoch(s) of it do not last: prepare more "
-                         f"shards, train on fewer tokens, or allow more with --epochs {epochs + 1}.")
-
-
-class KernelUnavailable(Mistake):
-    def __init__(self, name, reason):
-        super().__init__(f"The attention kernel {name!r} cannot run here: {reason}. "
-                         "Ask for `auto`, or for `sdpa`, which runs everywhere.")
+    def __init__(self, n_tokens, epochs, wanted):
+        enough = max(epochs + 1, -(-wanted // n_tokens))
+        super().__init__(f"The training split holds {n_tokens:,} tokens, and {epochs} epoch(s) of it do not last for {wanted:,}: prepare "
+                         f"more shards, train on fewer tokens, or allow more with --epochs {enough}.")
 
 
 class BatchIndivisible(Mistake):
@@ -145,3 +144,32 @@ class BatchIndivisible(Mistake):
 class NotResumable(Mistake):
     def __init__(self, folder, reason):
         super().__init__(f"{folder} holds no training to resume: {reason}.")
+
+
+class NoGpu(Mistake):
+    def __init__(self):
+        super().__init__("--device-type cuda needs a GPU that this PyTorch can use, and there is none: "
+                         "leave the flag out, or install a CUDA build of torch.")
+
+
+class SaveFailed(Mistake):
+    def __init__(self, folder, error):
+        super().__init__(f"{folder} cannot be written ({error}): free space, mend the permissions or name another folder with --out; "
+                         "a checkpoint that was whole before is still there.")
+
+
+class HorizonTooShort(Mistake):
+    def __init__(self, batch_tokens):
+        super().__init__(f"The horizon is less than one step of {batch_tokens:,} tokens: give a larger one of --num-iterations, "
+                         "--target-flops, --time-budget, --target-param-data-ratio, or a smaller --total-batch-size.")
+
+
+class TrainingThere(Mistake):
+    def __init__(self, folder):
+        super().__init__(f"{folder} holds the checkpoints of another training: go on with it by --resume, or name another folder with --out.")
+
+
+class KernelUnavailable(Mistake):
+    def __init__(self, name, reason):
+        super().__init__(f"The attention kernel {name!r} cannot run here: {reason}. "
+                         "Ask for `auto`, or for `sdpa`, which runs everywhere.")

@@ -20,7 +20,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from nanochat import base_train, checkpoint, common, dataloader, dataset, events, gpt, head, loss_eval
-from nanochat.mistakes import BatchIndivisible, NotResumable, OutOfData
+from nanochat.mistakes import BatchIndivisible, HorizonTooShort, NotResumable, OutOfData, SaveFailed, TrainingThere
 
 ROOT = Path(gpt.__file__).parents[1]
 CPU = torch.device("cpu")
@@ -91,7 +91,7 @@ def test_running_out_of_data_is_an_error_unless_epochs_are_asked_for():
     documents = [list(range(10 * i, 10 * i + 7)) for i in range(40)]
     once, twice = (row_stream(documents, length=19, epochs=epochs) for epochs in (1, 2))
     given = [once.pack(1) for _ in range(15)]  # 280 tokens and their BOS fill 16 rows of 20 at best
-    with pytest.raises(OutOfData, match=r"holds 280 tokens, and 1 epoch\(s\) of it do not last: .* --epochs 2"):
+    with pytest.raises(OutOfData, match=r"holds 280 tokens, and 1 epoch\(s\) of it do not last for 560: .* --epochs 2"):
         once.pack(2)
     used = np.concatenate(given)
     assert np.bincount(used[used != 999]).max() == 1  # one epoch uses nothing twice
@@ -322,7 +322,43 @@ def test_a_peak_is_known_by_name_and_speed_is_a_part_of_it(monkeypatch):
     assert events.speed(1000, 2.0, 1e9, CPU) == {"tokens_per_s": 500.0, "mfu": None}
 
 
+def test_a_horizon_of_less_than_a_step_is_one_sentence(data, workspace):
+    for flags in (["--target-flops", "1"], ["--target-param-data-ratio", "1e-6"], ["--num-iterations", "0"]):
+        with pytest.raises(HorizonTooShort, match="less than one step of 128 tokens"):
+            trainer(data, *flags)
+
+
+def test_pauses_are_not_training_time():
+    meter = events.Meter(CPU, vocab_size=300)
+    meter.started = time.monotonic()
+    with meter.paused():
+        time.sleep(0.2)
+    assert meter.clock() < 0.15
+
+
 # Going on
+
+
+def test_a_new_training_leaves_the_checkpoints_of_another_alone(data, workspace, capsys):
+    trainer(data, "--num-iterations", "4", "--out", "out", "--save-every", "2").train()
+    before = read_events(workspace / "out")
+    with pytest.raises(TrainingThere, match="go on with it by --resume"):
+        trainer(data, "--num-iterations", "4", "--out", "out")
+    assert read_events(workspace / "out") == before
+
+
+def test_a_diverged_step_is_no_checkpoint(data, workspace, capsys):
+    run = trainer(data, "--num-iterations", "9", "--out", "out", "--save-every", "1", "--lr-scale", "100000")
+    assert not run.train()
+    kept = [path.name for path in (workspace / "out" / "training").iterdir()]
+    assert kept == [f"step_{run.meter.diverged['step'] - 1:06d}"]
+
+
+def test_a_damaged_checkpoint_is_one_sentence(data, workspace, capsys):
+    trainer(data, "--num-iterations", "4", "--out", "out", "--save-every", "2").train()
+    (workspace / "out" / "training" / "step_000004" / "model.safetensors").write_bytes(b"none")
+    with pytest.raises(NotResumable, match="step_000004 is damaged or of another model"):
+        trainer(data, "--num-iterations", "4", "--out", "out", "--resume")
 
 
 def test_a_resumed_training_ends_with_the_same_bits(data, workspace, capsys):
@@ -366,7 +402,7 @@ def test_resuming_what_is_not_there_or_was_trained_otherwise_is_refused(data, wo
 def test_a_checkpoint_cut_short_leaves_the_one_before(data, workspace, capsys, monkeypatch):
     run = trainer(data, "--num-iterations", "6", "--out", "out", "--save-every", "3")
     monkeypatch.setattr(checkpoint.os, "rename", fail_on_second())
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(SaveFailed, match="No space left"):
         run.train()
     monkeypatch.undo()
     os.chdir(workspace)
