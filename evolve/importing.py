@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evolve.changes import read_change
+from evolve.changes import new_modes, read_change
 from evolve.git import Commit, Repository
 from evolve.grounds import Ground, ground, ground_of_run
 from evolve.inbox import put
@@ -193,7 +193,9 @@ def _pairs(found: Carved) -> tuple[tuple[str, str], ...]:
 def _set_aside(land: Ground, found: Carved, named: Sequence[Commit]) -> tuple[dict[str, Any], ...]:
     """Return what is bred by nobody: comments, files that no gene can hold, commits without a gene among such with."""
     comments = [{"gene_id": gene.gene_id, "title": gene.title} for gene in found.comments]
-    files = [{"gene_id": None, "title": f"{path}: not an editable text file"} for path in land.outside]
+    modes = new_modes(land.change)
+    outside = {path: f"{path}: not an editable text file" for path in land.outside}
+    files = [{"gene_id": None, "title": title} for _, title in sorted({**outside, **modes}.items())]
     others = [c for c in land.change.commits if named and c not in named]
     commits = [{"gene_id": None, "title": f"commit {c.commit_id[:12]}, no gene: {c.subject}"} for c in others]
     return (*comments, *files, *commits)
@@ -201,4 +203,5 @@ def _set_aside(land: Ground, found: Carved, named: Sequence[Commit]) -> tuple[di
 
 def _is_exact(land: Ground, found: Carved) -> bool:
     genes = (*found.genes, *found.comments)
-    return not conflicts(genes) and not land.outside and lay(land.base, genes) == land.files
+    held = not land.outside and not new_modes(land.change)
+    return held and not conflicts(genes) and lay(land.base, genes) == land.files

@@ -8,6 +8,7 @@ import pytest
 import synthetic_commit as synthetic
 from git_repo import GitRepo
 
+from evolve.changes import EmptyRange, ThreeDots
 from evolve.errors import OnlyFailures
 from evolve.exporting import export
 from evolve.git import NoCommit, NoParent, NotARepository, NotBefore
@@ -115,6 +116,26 @@ def test_what_no_gene_can_hold_is_named_and_makes_it_inexact(repo: GitRepo) -> N
     assert [gene.title for gene in found.genes] == ["x 1 -> 2"]
     assert [row["title"].split(":")[0] for row in found.set_aside] == ["link", "logo.png", "run.sh"]
     assert not found.exact
+
+
+def test_modes_that_change_with_the_text_are_named_and_make_it_inexact(repo: GitRepo) -> None:
+    repo.commit({"a.py": "x = 1\n"}, "Base")
+    for name in ("a.py", "b.py"):
+        (repo.path / name).write_text("x = 2\n")
+        (repo.path / name).chmod(0o755)
+    repo.commit({}, "Change")
+    found = imported(repo)
+    assert len(found.genes) == 2
+    assert [row["title"] for row in found.set_aside] == [f"{name}: mode 100644 -> 100755" for name in ("a.py", "b.py")]
+    assert not found.exact
+
+
+def test_a_file_is_added_beside_others_of_its_kind_that_are_no_text(repo: GitRepo) -> None:
+    repo.commit({"old.py": b"# \xe9\n", "nul.py": b"\0", "a.py": "x = 1\n"}, "Base")
+    repo.commit({"new.py": "y = 1\n", "nul.py": b"\0\n"}, "Change")
+    found = imported(repo)
+    assert [edit.path for gene in found.genes for edit in gene.edits] == ["new.py"]
+    assert [row["title"] for row in found.set_aside] == ["nul.py: not an editable text file"]
 
 
 def test_commits_with_a_trailer_are_one_gene_each_and_the_others_set_aside(repo: GitRepo) -> None:
@@ -240,7 +261,8 @@ def test_mistakes_are_sentences_and_leave_no_run(repo: GitRepo, tmp_path: Path) 
         (NoParent, "is the first of its history", lambda: imported(repo, first)),
         (NoParent, "is a merge", lambda: imported(repo, "HEAD")),
         (NotBefore, "is not in the history", lambda: imported(repo, "main..side~1")),
-        (NothingChanged, "changes no text", lambda: imported(repo, "HEAD..HEAD")),
+        (EmptyRange, r"the range main..main is empty", lambda: imported(repo, "main..main")),
+        (ThreeDots, r"write main\.\.side$", lambda: imported(repo, "main...side")),
         (NothingChanged, "model.py", lambda: imported(repo, "main~1", target=str(repo.path / "tiny.toml"))),
         (
             NotARepository,
