@@ -32,7 +32,7 @@ from population.mistakes import Mistake
 from population.paths import fits
 from population.transplant import transplant
 
-BARE = "# Made by `evolve import`. To score the genes, say how: add [rungs.NAME] as docs/targets.md describes.\n"
+BARE = "# Made by `evolve import` without --target: no rung says how to score the genes.\n"
 
 
 class NothingChanged(Mistake):

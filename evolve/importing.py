@@ -15,7 +15,7 @@ from typing import Any
 from evolve.changes import new_modes, read_change
 from evolve.git import Commit, Repository
 from evolve.grounds import Ground, ground, ground_of_run
-from evolve.inbox import put
+from evolve.inbox import offer
 from evolve.messages import TRAILER
 from evolve.run_directory import RunDirectory
 from evolve.session import establish
@@ -50,6 +50,7 @@ class Imported:
     set_aside: tuple[Mapping[str, Any], ...]  # gene_id (None for what is no gene) and title
     exact: bool  # genes and comments together make every file as the commit has it
     verified: bool  # each gene passed the first steps of a run alone
+    runs: bool  # the run's target says how to score the genes
 
     def as_json(self) -> dict[str, Any]:
         """Return this as programs read it."""
@@ -65,6 +66,7 @@ class Imported:
     def lines(self) -> list[str]:
         """Return this as people read it."""
         aside = [f"              {row['title']}" for row in self.set_aside]
+        bare = f"evolve export {self.run.shown}, or import again with --target, which says how to score the genes"
         return [
             f"run           {self.run.shown}",
             f"genes         {len(self.genes)}, {'each ran alone' if self.verified else 'not run'}",
@@ -73,7 +75,7 @@ class Imported:
             *([f"set aside     {len(aside)}", *aside] if aside else []),
             f"exact         {'yes' if self.exact else 'no'}: together they make the files of the commit"
             f"{'' if self.exact else ' but for what is named above'}",
-            f"next          evolve resume {self.run.shown}",
+            f"next          {f'evolve resume {self.run.shown}' if self.runs else bare}",
         ]
 
 
@@ -95,8 +97,10 @@ def import_commit(
             say(_unverified(named))
         found = _by_commit(land, named) if named else _by_splitting(land, folder if verified else None, caches, say)
         run = old or _establish(land, run_dir, found)
-    put(run.inbox, found.genes)
-    return Imported(run, found.genes, _pairs(found), _set_aside(land, found, named), _is_exact(land, found), verified)
+    for gene_id, birth in offer(run, found.genes).items():
+        say(f"already       in the run as {gene_id} (birth {birth}), and not born again")
+    aside, exact, runs = _set_aside(land, found, named), _is_exact(land, found), bool(land.run.target.rungs)
+    return Imported(run, found.genes, _pairs(found), aside, exact, verified, runs)
 
 
 def _unverified(named: Sequence[Commit]) -> str:

@@ -157,6 +157,7 @@ def test_a_range_without_trailers_is_split_as_one_change(repo: GitRepo) -> None:
     repo.commit({"a.py": "x = 2\ny = 2\n"}, "Second")
     found = imported(repo, "HEAD~2..HEAD")
     assert [gene.title for gene in found.genes] == ["x 1 -> 2", "y 1 -> 2"]
+    assert "or import again with --target" in found.lines()[-1]
     assert found.exact
 
 
@@ -298,7 +299,7 @@ def test_a_diff_and_blocks_make_the_same_gene_and_wait_in_the_inbox(run: RunDire
     assert first.origin == "human"
     waiting = [path.name.split("-")[-1] for path in waiting_files(run.inbox)]
     assert waiting.count(f"{first.gene_id}.json") == 1
-    inbox = Inbox(run.inbox, base_of_run(run), 0)
+    inbox = Inbox(run.inbox, base_of_run(run), 0, print)
     assert [gene.title for birth in (1, 2) if (gene := inbox.take(birth))] == ["scale 2.0 -> 4.0", "half the shift"]
 
 
