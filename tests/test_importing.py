@@ -125,7 +125,7 @@ def test_modes_that_change_with_the_text_are_named_and_make_it_inexact(repo: Git
         (repo.path / name).chmod(0o755)
     repo.commit({}, "Change")
     found = imported(repo)
-    assert len(found.genes) == 2
+    assert [gene.title for gene in found.genes] == ["x 1 -> 2", "x added"]
     assert [row["title"] for row in found.set_aside] == [f"{name}: mode 100644 -> 100755" for name in ("a.py", "b.py")]
     assert not found.exact
 
@@ -136,6 +136,12 @@ def test_a_file_is_added_beside_others_of_its_kind_that_are_no_text(repo: GitRep
     found = imported(repo)
     assert [edit.path for gene in found.genes for edit in gene.edits] == ["new.py"]
     assert [row["title"] for row in found.set_aside] == ["nul.py: not an editable text file"]
+
+
+def test_genes_of_two_files_with_one_title_are_told_apart(repo: GitRepo) -> None:
+    repo.commit({"a.py": "SIZE = 1\n", "b.py": "SIZE = 1\n"}, "Base")
+    repo.commit({"a.py": "SIZE = 2\n", "b.py": "SIZE = 2\n"}, "Change")
+    assert [gene.title for gene in imported(repo).genes] == ["SIZE 1 -> 2 in a.py", "SIZE 1 -> 2 in b.py"]
 
 
 def test_commits_with_a_trailer_are_one_gene_each_and_the_others_set_aside(repo: GitRepo) -> None:
@@ -234,7 +240,7 @@ def test_a_commit_can_be_imported_into_a_run_that_is_there(repo: GitRepo) -> Non
     repo.commit({"model.py": MODEL.replace("SCALE = 2.0", "SCALE = 4.0").replace("SHIFT = 1.0", "SHIFT = 0.5")}, "More")
     second = imported(repo)
     assert second.run.path == first.run.path
-    assert [gene.title for gene in second.genes] == ["shift 1.0 -> 0.5"]
+    assert [gene.title for gene in second.genes] == ["SHIFT 1.0 -> 0.5"]
     assert len(waiting_files(first.run.inbox)) == 2
 
 
@@ -300,7 +306,7 @@ def test_a_diff_and_blocks_make_the_same_gene_and_wait_in_the_inbox(run: RunDire
     waiting = [path.name.split("-")[-1] for path in waiting_files(run.inbox)]
     assert waiting.count(f"{first.gene_id}.json") == 1
     inbox = Inbox(run.inbox, base_of_run(run), 0, print)
-    assert [gene.title for birth in (1, 2) if (gene := inbox.take(birth))] == ["scale 2.0 -> 4.0", "half the shift"]
+    assert [gene.title for birth in (1, 2) if (gene := inbox.take(birth))] == ["SCALE 2.0 -> 4.0", "half the shift"]
 
 
 def test_a_patch_may_add_a_file_that_the_target_allows(run: RunDirectory) -> None:
