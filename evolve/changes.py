@@ -1,4 +1,9 @@
-"""Changes: what a commit, or a range of commits, changes, read from git as text."""
+"""Changes: what a commit, or a range of commits, changes, read from git as text.
+
+Mistake
+  +- ThreeDots    a range of git that is no change from one commit to another
+  +- EmptyRange   a range from a commit to itself
+"""
 
 from __future__ import annotations
 
@@ -7,9 +12,24 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from evolve.git import Commit, Entry, NoParent, NotBefore, Repository
+from evolve.git import FILE, Commit, Entry, NoParent, NotBefore, Repository
+from population.mistakes import Mistake
 
 Texts = Mapping[str, str]
+
+
+class ThreeDots(Mistake):
+    """A range of git that is no change from one commit to another."""
+
+    def __init__(self, revision: str, base: str, tip: str) -> None:
+        super().__init__(f"{revision!r} has three dots, and a change has two; write {base}..{tip}")
+
+
+class EmptyRange(Mistake):
+    """A range from a commit to itself."""
+
+    def __init__(self, revision: str) -> None:
+        super().__init__(f"the range {revision} is empty: both its ends are the same commit; name two that differ")
 
 
 @dataclass(frozen=True)
@@ -59,10 +79,14 @@ class Change:
 
 
 def read_change(repository: Repository, revision: str) -> Change:
-    """Return the change that `COMMIT` or `BASE..TIP` names. Raises NoCommit, NoParent, NotBefore."""
+    """Return the change that `COMMIT` or `BASE..TIP` names. Raises NoCommit and what is drawn above."""
     first, dots, last = revision.partition("..")
+    if last.startswith("."):
+        raise ThreeDots(revision, first, last.lstrip("."))
     if dots:
-        base, tip = repository.commit(first or "HEAD"), repository.commit(last.removeprefix(".") or "HEAD")
+        base, tip = repository.commit(first or "HEAD"), repository.commit(last or "HEAD")
+        if base == tip:
+            raise EmptyRange(revision)
         if not repository.is_before(base.commit_id, tip.commit_id):
             raise NotBefore(first or "HEAD", last or "HEAD")
         return Change(repository, base, tip, tuple(repository.range(base.commit_id, tip.commit_id)))
@@ -84,6 +108,17 @@ def no_text(change: Change, paths: Sequence[str]) -> list[str]:
     ]
 
 
+def new_modes(change: Change) -> dict[str, str]:
+    """Return path -> in words how its mode changes, of files that have another than before, or than new ones get."""
+    found: dict[str, str] = {}
+    for path in change.paths:
+        before, after = change.before.get(path), change.after.get(path)
+        was = before.mode if before and before.is_file else FILE
+        if after and after.is_file and after.mode != was:
+            found[path] = f"{path}: mode {was} -> {after.mode}"
+    return found
+
+
 def _is_plain(path: str, entry: Entry) -> bool:
     """Say whether this is a file whose path can be written here, and said."""
     return entry.is_file and path.isprintable() and not {"..", ".git"} & set(PurePosixPath(path).parts)
@@ -91,6 +126,6 @@ def _is_plain(path: str, entry: Entry) -> bool:
 
 def _text(content: bytes) -> str | None:
     try:
-        return content.decode()
+        return None if b"\0" in content else content.decode()
     except UnicodeDecodeError:
         return None

@@ -20,7 +20,6 @@ from evolve.errors import OnlyFailures, exit_code
 from evolve.presets import choose_preset
 from evolve.query import FORMATS, run_query
 from evolve.run_directory import RunDirectory, cache_root, find_run
-from evolve.runlock import is_live
 from evolve.settings import RunSettings, apply_sets
 from evolve.target_files import load_target
 from evolve.terminal import Watcher, console, errors, print_genes, print_lines, print_record, print_status
@@ -238,10 +237,11 @@ def inject(patch: str, run: Path | None, title: str, as_json: bool) -> None:
       git diff | evolve inject - runs/20261122-081500-nanochat --title "no weight decay on embeddings"
     """
     from evolve.injecting import inject as put_in  # not above: see _created
+    from evolve.waiting import when_born
 
     found = find_run(run)
     gene = put_in(found, patch, title, sys.stdin.buffer.read)
-    said = [f"gene          {gene.gene_id}  {gene.title}", f"next          {_when(found)}"]
+    said = [f"gene          {gene.gene_id}  {gene.title}", f"next          {when_born(found)}"]
     click.echo(json.dumps({"gene_id": gene.gene_id, "title": gene.title})) if as_json else print_lines(said)
 
 
@@ -250,10 +250,10 @@ def inject(patch: str, run: Path | None, title: str, as_json: bool) -> None:
 @click.option("--branch", help="A new branch with one commit per gene; nothing else in the repository changes.")
 @click.option("--repo", type=click.Path(path_type=Path), help="The git repository of --branch.")
 @click.option("--patches", type=click.Path(path_type=Path), help="Or a folder for files that `git am` takes.")
-@click.option("--genes", default="", metavar="ID,ID", help="These genes; default the champion's, or what was imported.")
+@click.option("--genes", metavar="ID,ID", help="These genes; default the champion's, or what was imported.")
 @JSON
 def export(
-    run: Path | None, branch: str | None, repo: Path | None, patches: Path | None, genes: str, as_json: bool
+    run: Path | None, branch: str | None, repo: Path | None, patches: Path | None, genes: str | None, as_json: bool
 ) -> None:
     """Write the genes of a run as git commits, one each: what it changes, why, its effect, the evaluations behind it.
 
@@ -264,7 +264,8 @@ def export(
     """
     from evolve.exporting import export as write  # not above: see _created
 
-    written = write(find_run(run), branch, repo, patches, [name for name in genes.split(",") if name])
+    wanted = [] if genes is None else [name for name in genes.split(",") if name] or [genes]
+    written = write(find_run(run), branch, repo, patches, wanted)
     click.echo(json.dumps(written.as_json(), indent=2)) if as_json else print_lines(written.lines())
 
 
@@ -280,11 +281,6 @@ def doctor(as_json: bool) -> None:
     """
     findings = diagnose(Path("runs"), cache_root())
     click.echo(json.dumps(doctor_json(findings), indent=2) if as_json else doctor_text(findings))
-
-
-def _when(run: RunDirectory) -> str:
-    """Say when a gene that waits in a run will be born."""
-    return "the run is live and takes it up at its next birth" if is_live(run.path) else f"evolve resume {run.shown}"
 
 
 def _settings(given: dict[str, Any], workers: str, sets: tuple[str, ...]) -> RunSettings:

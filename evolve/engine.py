@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from evolve.breeding import Breeder
 from evolve.dispatch import Dispatch
@@ -141,9 +142,16 @@ class Engine:
         return self._stopping
 
     @property
-    def expects_genes(self) -> bool:
-        """Return whether genes of people wait to be born."""
-        return self._inbox.waiting > 0
+    def waiting(self) -> int:
+        """Return how many genes of people wait to be born."""
+        return self._inbox.waiting
+
+    @property
+    def spent(self) -> Literal["evaluations", "hours"] | None:
+        """Return the budget that allows no further birth, if there is one."""
+        if not self._in_time():
+            return "hours"
+        return None if self._affordable(len(self._reserved)) else "evaluations"
 
     @property
     def finished(self) -> list[Evaluation]:

@@ -35,7 +35,7 @@ Exception
 |   |-- BadQuery                    SQL that cannot be answered
 |   `-- ...                         beside the code that raises them: fitness/mistakes.py,
 |                                   population/{genes,compose,patches,transplant}.py, evolve/{lineage,run_directory,
-|                                   runlock,views,git,grounds,importing,verifying,injecting,inbox,exporting}.py
+|                                   runlock,views,git,changes,grounds,importing,verifying,injecting,inbox,exporting}.py
 `-- OnlyFailures                    nothing could be scored: exit code 3
 """
 

@@ -27,7 +27,15 @@ from population.mistakes import Mistake
 
 LINKS = ("120000", "160000")  # modes of symbolic links and submodules
 FILE = "100644"
-NOWHERE = "0" * 40
+QUIET = {  # whatever the user's settings say: no hook, no monitor, no shared index, no signature in what is read
+    "core.fsmonitor": "false",
+    "core.hooksPath": os.devnull,
+    "core.quotePath": "false",
+    "core.splitIndex": "false",
+    "core.untrackedCache": "false",
+    "commit.gpgSign": "false",
+    "log.showSignature": "false",
+}
 OF_A_HOOK = frozenset(
     ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR", "GIT_PREFIX")
 )
@@ -50,8 +58,9 @@ class NotARepository(Mistake):
 class NoCommit(Mistake):
     """A revision that names no commit."""
 
-    def __init__(self, path: Path, revision: str) -> None:
-        super().__init__(f"{revision!r} names no commit of {path}; `git log` there shows what does")
+    def __init__(self, path: Path, revision: str, is_empty: bool) -> None:
+        remedy = "it has none yet, so commit something there first" if is_empty else "`git log` there shows what does"
+        super().__init__(f"{revision!r} names no commit of {path}; {remedy}")
 
 
 class NoParent(Mistake):
@@ -88,6 +97,7 @@ class GitFailed(Mistake):
 
     def __init__(self, command: str, said: str) -> None:
         super().__init__(f"`git {command}` failed: {said or 'it said nothing'}; mend that and try again")
+        self.said = said
 
 
 @dataclass(frozen=True)
@@ -128,8 +138,10 @@ class Repository:
         found = Repository(path, environment)
         try:
             found._prefix = found._line("rev-parse", "--show-prefix")
-        except (GitFailed, NotADirectoryError, FileNotFoundError) as error:
-            raise NotARepository(path, str(error)) from error
+        except GitFailed as failed:
+            raise NotARepository(path, f"git says: {failed.said}") from failed
+        except OSError as error:
+            raise NotARepository(path, error.strerror or "it cannot be opened") from error
         return found
 
     @staticmethod
@@ -164,7 +176,7 @@ class Repository:
         try:
             name = self._line("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
         except GitFailed as failed:
-            raise NoCommit(self.path, revision) from failed
+            raise NoCommit(self.path, revision, not self._text("rev-list", "--all", "--max-count=1")) from failed
         parents, subject, body = self._text("show", "-s", "--format=%P%x00%s%x00%(trailers:only,unfold)", name).split(
             "\0"
         )
@@ -198,9 +210,11 @@ class Repository:
         at = 0
         for name in names:
             header = out.index(b"\n", at)
-            size = int(out[at:header].split()[2])
-            found[name] = out[header + 1 : header + 1 + size]
-            at = header + size + 2
+            _, kind, *size = out[at:header].split()
+            if not size:
+                raise GitFailed("cat-file", f"the object {name} is {kind.decode()} in {self.path}")
+            found[name] = out[header + 1 : header + 1 + int(size[0])]
+            at = header + int(size[0]) + 2
         return found
 
     def blob_ids(self, contents: Sequence[bytes]) -> list[str]:
@@ -223,20 +237,24 @@ class Repository:
 
     def create_branch(self, name: str, commit: str) -> None:
         """Make a branch that is not there yet."""
-        self._run("update-ref", f"refs/heads/{name}", commit, NOWHERE)
+        self._run("update-ref", f"refs/heads/{name}", commit, "0" * len(commit))
 
     def check_new_branch(self, name: str) -> None:
         """Raise BadBranch or BranchExists for a name that create_branch could not take."""
         try:
             self._run("check-ref-format", "--branch", name)
+            self._run("check-ref-format", f"refs/heads/{name}")  # the other takes @{-1} too
         except GitFailed as failed:
             raise BadBranch(name) from failed
-        if self._text("for-each-ref", f"refs/heads/{name}", f"refs/heads/{name}/"):
-            raise BranchExists(name)
+        for there in self._text("for-each-ref", "--format=%(refname:lstrip=2)", "refs/heads").splitlines():
+            if f"{there}/".startswith(f"{name}/") or name.startswith(f"{there}/"):
+                raise BranchExists(there)
 
     def format_patches(self, base: str, tip: str, folder: Path) -> list[Path]:
         """Write base..tip as files for `git am`, and return them in order."""
-        names = self._text("format-patch", "--quiet", f"--output-directory={folder}", f"{base}..{tip}")
+        names = self._text(
+            "format-patch", "--quiet", "--keep-subject", f"--output-directory={folder}", f"{base}..{tip}"
+        )
         return [Path(name) for name in names.splitlines()] or sorted(folder.glob("*.patch"))
 
     def _store(self) -> str:
@@ -245,7 +263,7 @@ class Repository:
     def _staged(self, path: str, content: bytes | None, before: Entry | None) -> bytes:
         name = (self._prefix + path).encode("utf-8", "surrogateescape")
         if content is None:
-            return b"0 " + NOWHERE.encode() + b"\t" + name + b"\0"
+            return f"0 {before.blob}\t".encode() + name + b"\0" if before else b""
         blob = self._line("hash-object", "-w", "--stdin", "--no-filters", given=content)
         return f"{before.mode if before else FILE} {blob}\t".encode() + name + b"\0"
 
@@ -269,7 +287,8 @@ class Repository:
     def _run(self, *words: str, given: bytes = b"", more: Mapping[str, str] | None = None) -> bytes:
         """Run one git command in this directory and return what it printed."""
         environment = {**self._environment, **(more or {})}
-        command = ["git", "-c", "core.quotePath=false", *words]
+        quiet = [word for key, value in QUIET.items() for word in ("-c", f"{key}={value}")]
+        command = ["git", *quiet, *words]
         try:
             ended = subprocess.run(
                 command, cwd=self.path, env=environment, input=given, capture_output=True, check=False

@@ -32,7 +32,7 @@ from population.mistakes import Mistake
 from population.paths import fits
 from population.transplant import transplant
 
-BARE = "# Made by `evolve import`. To score the genes, say how: add [rungs.NAME] as docs/targets.md describes.\n"
+BARE = "# Made by `evolve import` without --target: no rung says how to score the genes.\n"
 
 
 class NothingChanged(Mistake):
@@ -171,10 +171,12 @@ def _runless(folder: Path, editable: Sequence[str], name: str = "bare") -> Targe
 
 
 def _globs(change: Change, paths: Sequence[str]) -> list[str]:
-    """Return globs for what a change touches; for files that it adds, all of their kind if there are some."""
-    kinds = {PurePosixPath(path).suffix for path in change.before} - {""}
-    added = {path for path in paths if path not in change.before}
-    wide = {f"**/*{kind}" for kind in (PurePosixPath(path).suffix for path in added) if kind in kinds}
+    """Return globs for what a change touches; for files that it adds, all of their kind if there are some, all text."""
+    added = {PurePosixPath(path).suffix for path in paths if path not in change.before} - {""}
+    alike = [path for path in change.before if PurePosixPath(path).suffix in added and change.before[path].is_file]
+    texts = change.texts(change.before, alike)
+    kinds = {PurePosixPath(path).suffix for path in texts} - {PurePosixPath(p).suffix for p in alike if p not in texts}
+    wide = {f"**/*{kind}" for kind in kinds}
     return sorted(wide | {glob.escape(path) for path in paths if not fits(path, wide)})
 
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evolve.changes import read_change
+from evolve.changes import new_modes, read_change
 from evolve.git import Commit, Repository
 from evolve.grounds import Ground, ground, ground_of_run
-from evolve.inbox import put
+from evolve.inbox import offer
 from evolve.messages import TRAILER
 from evolve.run_directory import RunDirectory
 from evolve.session import establish
@@ -50,6 +50,7 @@ class Imported:
     set_aside: tuple[Mapping[str, Any], ...]  # gene_id (None for what is no gene) and title
     exact: bool  # genes and comments together make every file as the commit has it
     verified: bool  # each gene passed the first steps of a run alone
+    runs: bool  # the run's target says how to score the genes
 
     def as_json(self) -> dict[str, Any]:
         """Return this as programs read it."""
@@ -65,6 +66,7 @@ class Imported:
     def lines(self) -> list[str]:
         """Return this as people read it."""
         aside = [f"              {row['title']}" for row in self.set_aside]
+        bare = f"evolve export {self.run.shown}, or import again with --target, which says how to score the genes"
         return [
             f"run           {self.run.shown}",
             f"genes         {len(self.genes)}, {'each ran alone' if self.verified else 'not run'}",
@@ -73,7 +75,7 @@ class Imported:
             *([f"set aside     {len(aside)}", *aside] if aside else []),
             f"exact         {'yes' if self.exact else 'no'}: together they make the files of the commit"
             f"{'' if self.exact else ' but for what is named above'}",
-            f"next          evolve resume {self.run.shown}",
+            f"next          {f'evolve resume {self.run.shown}' if self.runs else bare}",
         ]
 
 
@@ -95,8 +97,10 @@ def import_commit(
             say(_unverified(named))
         found = _by_commit(land, named) if named else _by_splitting(land, folder if verified else None, caches, say)
         run = old or _establish(land, run_dir, found)
-    put(run.inbox, found.genes)
-    return Imported(run, found.genes, _pairs(found), _set_aside(land, found, named), _is_exact(land, found), verified)
+    for gene_id, birth in offer(run, found.genes).items():
+        say(f"already       in the run as {gene_id} (birth {birth}), and not born again")
+    aside, exact, runs = _set_aside(land, found, named), _is_exact(land, found), bool(land.run.target.rungs)
+    return Imported(run, found.genes, _pairs(found), aside, exact, verified, runs)
 
 
 def _unverified(named: Sequence[Commit]) -> str:
@@ -193,7 +197,9 @@ def _pairs(found: Carved) -> tuple[tuple[str, str], ...]:
 def _set_aside(land: Ground, found: Carved, named: Sequence[Commit]) -> tuple[dict[str, Any], ...]:
     """Return what is bred by nobody: comments, files that no gene can hold, commits without a gene among such with."""
     comments = [{"gene_id": gene.gene_id, "title": gene.title} for gene in found.comments]
-    files = [{"gene_id": None, "title": f"{path}: not an editable text file"} for path in land.outside]
+    modes = new_modes(land.change)
+    outside = {path: f"{path}: not an editable text file" for path in land.outside}
+    files = [{"gene_id": None, "title": title} for _, title in sorted({**outside, **modes}.items())]
     others = [c for c in land.change.commits if named and c not in named]
     commits = [{"gene_id": None, "title": f"commit {c.commit_id[:12]}, no gene: {c.subject}"} for c in others]
     return (*comments, *files, *commits)
@@ -201,4 +207,5 @@ def _set_aside(land: Ground, found: Carved, named: Sequence[Commit]) -> tuple[di
 
 def _is_exact(land: Ground, found: Carved) -> bool:
     genes = (*found.genes, *found.comments)
-    return not conflicts(genes) and not land.outside and lay(land.base, genes) == land.files
+    held = not land.outside and not new_modes(land.change)
+    return held and not conflicts(genes) and lay(land.base, genes) == land.files

@@ -4,6 +4,7 @@ Mistake
   +- NoPatchFile   a patch that cannot be read
   +- NoTitle       a gene without a name
   +- Unparsable    a patch after which a file is no Python any more
+  +- AlreadyBorn   a gene that the run has borne
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from evolve.grounds import base_of_run
-from evolve.inbox import put
+from evolve.inbox import offer
 from evolve.run_directory import RunDirectory
 from population.compose import compose, syntax_error
 from population.genes import BaseTree, Category, Gene, Origin, gene_from_edits
@@ -43,10 +44,21 @@ class Unparsable(Mistake):
         super().__init__(f"after the patch '{title}' a file does not parse: {error}; mend the patch")
 
 
+class AlreadyBorn(Mistake):
+    """A gene that the run has borne."""
+
+    def __init__(self, gene_id: str, birth: int) -> None:
+        super().__init__(
+            f"this patch is already in the run as {gene_id} (birth {birth}), so it is not born again; "
+            f"`evolve show {gene_id}` says what came of it"
+        )
+
+
 def inject(run: RunDirectory, patch: str, title: str, stdin: Callable[[], bytes]) -> Gene:
     """Put the gene of a patch, a file or `-`, into the inbox of a run and return it."""
     gene = gene_of(base_of_run(run), _text(patch, stdin), title)
-    put(run.inbox, [gene])
+    if born := offer(run, [gene]):
+        raise AlreadyBorn(gene.gene_id, born[gene.gene_id])
     return gene
 
 

@@ -11,6 +11,7 @@ from evolve.engine import Confirmation, Progress
 from evolve.run_directory import RunDirectory
 from evolve.session import Session, open_session
 from evolve.summary import champion_lines, diff_lines, forecast_line, next_lines, noise_lines, tally
+from evolve.waiting import waiting_line
 from population.mistakes import Mistake
 
 
@@ -39,12 +40,13 @@ def work(
         if confirmation is None:
             return [*_closing(session), f"stopped       continue with: evolve resume {run.shown}"]
         best = confirmation.champion.genes[0] if confirmation.champion.genes else None
-        return [*_closing(session), *_found(session, confirmation), *next_lines(run.shown, best)]
+        lines = [*_closing(session), *_found(session, confirmation), *next_lines(run.shown, best)]
+        return [*lines, *_waiting(session, run)]
 
 
 def _to_the_end(session: Session, watch: Watch) -> Confirmation | None:
     """Run the engine; whatever happens, the lineage says how it ended and is published."""
-    was_finished = session.lineage.status == "finished" and not session.engine.expects_genes
+    was_finished = session.lineage.status == "finished" and not session.engine.waiting
     if was_finished:
         watch.say("finished      before: nothing is run again, this is what it found")
     session.lineage.set_status("running")
@@ -72,6 +74,11 @@ def _closing(session: Session) -> list[str]:
         *tally(engine.finished, session.workers, engine.seconds, engine.training_share),
         *noise_lines(engine.noise_floor, metric.name),
     ]
+
+
+def _waiting(session: Session, run: RunDirectory) -> list[str]:
+    engine = session.engine
+    return [f"waiting       {waiting_line(engine.waiting, engine.spent, run)}"] if engine.waiting else []
 
 
 def _found(session: Session, confirmation: Confirmation) -> list[str]:

@@ -142,7 +142,7 @@ def open_session(
         dispatch = Dispatch(lineage.run_id, lineage.base, breeder.genes, pool, lineage)
         nulls = null_genes(lineage.base, knobs, settings.null_genes)
         base = BaseTree(lineage.base.files, target.editable)  # what genes may add is the target's to say
-        inbox = Inbox(run.inbox, base, len(lineage.individuals()))
+        inbox = Inbox(run.inbox, base, len(lineage.individuals()), say)
         strategy, limits = _strategy(settings, target), _limits(settings)
         engine = Engine(target, strategy, breeder, dispatch, lineage, nulls, limits, show, inbox)
         breeds = settings.generations > 0 or inbox.expected > 0

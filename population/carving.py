@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from population.compose import conflicts
 from population.genes import BaseTree, Category, Edit, Gene, Origin, edited_files, gene_from_edits, lay
@@ -34,6 +35,7 @@ def carve(
         a, b = pair
         found = [*(group for k, group in enumerate(found) if k not in pair), found[a] | found[b]]
         genes = [_gene(base, pieces, group, hypothesis) for group in found]
+    genes = _told_apart(genes)
     aside = [gene for gene, group in zip(genes, found, strict=True) if group <= comments]
     return Carved(tuple(gene for gene in genes if gene not in aside), tuple(aside))
 
@@ -64,6 +66,17 @@ def _title(base: BaseTree, chosen: Sequence[Piece]) -> str:
     gone = list(dict.fromkeys(piece.gone for piece in chosen if piece.gone))
     come = list(dict.fromkeys(piece.come for piece in chosen if piece.come))
     return title(base.files, edits, gone, come)
+
+
+def _told_apart(genes: Sequence[Gene]) -> list[Gene]:
+    """Add the file names to titles that genes of different files share."""
+    places = {(gene.title, _files(gene)) for gene in genes}
+    counts = Counter(words for words, _ in places)
+    return [replace(g, title=f"{g.title} in {_files(g)}") if counts[g.title] > 1 else g for g in genes]
+
+
+def _files(gene: Gene) -> str:
+    return ", ".join(sorted({edit.path for edit in gene.edits}))
 
 
 def _inexact(

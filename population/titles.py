@@ -1,4 +1,4 @@
-"""Titles: what a set of edits changes, in words: `wte init std 1.0 -> 0.8`, `softcap removed`."""
+"""Titles: what a set of edits changes, in words: `WTE_INIT_STD 1.0 -> 0.8`, `softcap removed`."""
 
 from __future__ import annotations
 
@@ -58,7 +58,11 @@ def _change(old: str, new: str) -> str:
 
 
 def _short(text: str, longest: int) -> str:
-    return text if len(text) <= longest else text[: longest - 3].rstrip() + "..."
+    """Cut a text after a word, or within its first one if that is too long by itself."""
+    if len(text) <= longest:
+        return text
+    cut = text[: longest - 2]  # the last character tells whether a word ends before it
+    return (cut.rsplit(" ", 1)[0].rstrip() if " " in cut.strip() else cut[:-1]) + "..."
 
 
 class _Syntax:
@@ -153,7 +157,7 @@ def _last(node: ast.expr) -> str:
     """Return the last telling part of a dotted name."""
     parts = [part for part in ast.unparse(node).split(".") if part not in GENERIC]
     name = parts[-1] if parts else ast.unparse(node)
-    return _short(name.lower().replace("_", " ") if name.isupper() else name, LONGEST_SIDE)
+    return _short(name, LONGEST_SIDE)
 
 
 def _parameter(arguments: ast.arguments, node: ast.AST) -> str | None:

@@ -11,10 +11,10 @@ from pathlib import Path
 class GitRepo:
     """A repository with a checkout."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *options: str) -> None:
         self.path = path
         path.mkdir(parents=True, exist_ok=True)
-        self("init", "--quiet", "--initial-branch=main")
+        self("init", "--quiet", "--initial-branch=main", *options)
         self("config", "user.name", "Ada")
         self("config", "user.email", "ada@example.org")
 

@@ -66,7 +66,7 @@ class ScriptedRun:
         self.seen: list[Progress] = []
         nulls = null_genes(base, knobs, 2)
         self.inbox = directory / "inbox"
-        inbox = Inbox(self.inbox, base, len(self.lineage.individuals()))
+        inbox = Inbox(self.inbox, base, len(self.lineage.individuals()), print)
         watch = self.seen.append
         self.engine = Engine(target, strategy, breeder, dispatch, self.lineage, nulls, bounds, watch, inbox)
 

@@ -104,6 +104,13 @@ def test_patches_are_what_git_am_takes(repo: GitRepo, tmp_path: Path) -> None:
     assert "Evolve-Gene: " + TWO.gene_id in repo("log", "-1", "--format=%(trailers)")
 
 
+def test_a_title_in_brackets_survives_the_mail(repo: GitRepo, tmp_path: Path) -> None:
+    wip = gene("[wip] Re: one", {"tail.py": "y = 3"})
+    files = export(made(tmp_path / "run", (wip,), (wip,)), None, None, tmp_path / "patches").patches
+    repo("am", "--quiet", "--keep", "--keep-cr", *map(str, files))
+    assert repo("log", "-1", "--format=%s") == "[wip] Re: one"
+
+
 def test_a_target_in_a_folder_of_the_repository_is_found(tmp_path: Path) -> None:
     repo = GitRepo(tmp_path / "repo")
     repo.commit({f"packages/model/{name}": text for name, text in FILES.items()}, "Base")

@@ -110,21 +110,59 @@ def test_somebody_without_an_identity_can_still_export(tmp_path: Path, monkeypat
     assert repo("log", "-1", "--format=%an <%ae>", commit) == "evolve <evolve@localhost>"
 
 
+def test_no_hook_monitor_or_shared_index_of_the_user_is_touched(repo: GitRepo) -> None:
+    ran = repo.path / ".git" / "ran"
+    hook = '#!/bin/sh\necho >> "$(dirname "$0")/../ran"\n'
+    for name in ("post-index-change", "reference-transaction", "monitor"):
+        (repo.path / ".git/hooks" / name).write_text(hook)
+        (repo.path / ".git/hooks" / name).chmod(0o755)
+    repo("config", "core.splitIndex", "true")
+    repo("config", "splitIndex.sharedIndexExpire", "now")
+    repo("config", "core.fsmonitor", ".git/hooks/monitor")
+    repo("config", "log.showSignature", "true")
+    repo("update-index", "--split-index")
+    ran.unlink()
+    before = {path.name: path.read_bytes() for path in (repo.path / ".git").glob("*index*")}
+    assert any(name.startswith("sharedindex.") for name in before)
+    opened = Repository.open(repo.path)
+    commit = opened.write_commit(opened.commit("HEAD").commit_id, {"a.py": b"x"}, "t")
+    opened.create_branch("side", commit)
+    assert not ran.exists()
+    assert {path.name: path.read_bytes() for path in (repo.path / ".git").glob("*index*")} == before
+
+
+def test_repositories_with_longer_ids_are_written_too(tmp_path: Path) -> None:
+    repo = GitRepo(tmp_path / "long", "--object-format=sha256")
+    parent = repo.commit({"a": "1", "b": "2"}, "Base")
+    opened = Repository.open(repo.path)
+    opened.create_branch("side", opened.write_commit(parent, {"a": None, "c": b"3"}, "t"))
+    assert repo("ls-tree", "--name-only", "side").split() == ["b", "c"]
+
+
+def test_a_blob_that_is_missing_is_a_sentence(repo: GitRepo) -> None:
+    with pytest.raises(GitFailed, match=r"the object 1{40} is missing in"):
+        Repository.open(repo.path).contents(["1" * 40])
+
+
 def test_mistakes_are_sentences(repo: GitRepo, tmp_path: Path) -> None:
     opened = Repository.open(repo.path)
     (tmp_path / "elsewhere").mkdir()
     with pytest.raises(NotARepository, match="is in no git repository"):
         Repository.open(tmp_path / "elsewhere")
-    with pytest.raises(NotARepository, match="is in no git repository"):
+    with pytest.raises(NotARepository, match=r"can be used \(No such file or directory\); give --repo"):
         Repository.open(tmp_path / "missing")
+    with pytest.raises(NoCommit, match="has none yet, so commit something"):
+        Repository.open(GitRepo(tmp_path / "empty").path).commit("HEAD")
     for revision in ("nothing", "--all", "HEAD~7", ""):
         with pytest.raises(NoCommit, match="names no commit"):
             opened.commit(revision)
-    for name in ("a..b", "-x", "a b", ""):
+    for name in ("a..b", "-x", "a b", "", "@{-1}"):
         with pytest.raises(BadBranch, match="cannot name a branch"):
             opened.check_new_branch(name)
     with pytest.raises(BranchExists, match="is there already"):
         opened.check_new_branch("main")
+    with pytest.raises(BranchExists, match="the branch main is there already"):
+        opened.check_new_branch("main/sub")
     with pytest.raises(GitFailed, match="update-ref"):
         opened.create_branch("main/sub", opened.commit("HEAD").commit_id)
     assert head_of(tmp_path / "elsewhere") is None

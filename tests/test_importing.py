@@ -8,6 +8,7 @@ import pytest
 import synthetic_commit as synthetic
 from git_repo import GitRepo
 
+from evolve.changes import EmptyRange, ThreeDots
 from evolve.errors import OnlyFailures
 from evolve.exporting import export
 from evolve.git import NoCommit, NoParent, NotARepository, NotBefore
@@ -117,6 +118,32 @@ def test_what_no_gene_can_hold_is_named_and_makes_it_inexact(repo: GitRepo) -> N
     assert not found.exact
 
 
+def test_modes_that_change_with_the_text_are_named_and_make_it_inexact(repo: GitRepo) -> None:
+    repo.commit({"a.py": "x = 1\n"}, "Base")
+    for name in ("a.py", "b.py"):
+        (repo.path / name).write_text("x = 2\n")
+        (repo.path / name).chmod(0o755)
+    repo.commit({}, "Change")
+    found = imported(repo)
+    assert [gene.title for gene in found.genes] == ["x 1 -> 2", "x added"]
+    assert [row["title"] for row in found.set_aside] == [f"{name}: mode 100644 -> 100755" for name in ("a.py", "b.py")]
+    assert not found.exact
+
+
+def test_a_file_is_added_beside_others_of_its_kind_that_are_no_text(repo: GitRepo) -> None:
+    repo.commit({"old.py": b"# \xe9\n", "nul.py": b"\0", "a.py": "x = 1\n"}, "Base")
+    repo.commit({"new.py": "y = 1\n", "nul.py": b"\0\n"}, "Change")
+    found = imported(repo)
+    assert [edit.path for gene in found.genes for edit in gene.edits] == ["new.py"]
+    assert [row["title"] for row in found.set_aside] == ["nul.py: not an editable text file"]
+
+
+def test_genes_of_two_files_with_one_title_are_told_apart(repo: GitRepo) -> None:
+    repo.commit({"a.py": "SIZE = 1\n", "b.py": "SIZE = 1\n"}, "Base")
+    repo.commit({"a.py": "SIZE = 2\n", "b.py": "SIZE = 2\n"}, "Change")
+    assert [gene.title for gene in imported(repo).genes] == ["SIZE 1 -> 2 in a.py", "SIZE 1 -> 2 in b.py"]
+
+
 def test_commits_with_a_trailer_are_one_gene_each_and_the_others_set_aside(repo: GitRepo) -> None:
     repo.commit({"a.py": "f(0.1, 0.2)\n"}, "Base")
     repo.commit({"a.py": "f(0.3, 0.2)\n"}, "First\n\nEvolve-Gene: x")
@@ -136,6 +163,7 @@ def test_a_range_without_trailers_is_split_as_one_change(repo: GitRepo) -> None:
     repo.commit({"a.py": "x = 2\ny = 2\n"}, "Second")
     found = imported(repo, "HEAD~2..HEAD")
     assert [gene.title for gene in found.genes] == ["x 1 -> 2", "y 1 -> 2"]
+    assert "or import again with --target" in found.lines()[-1]
     assert found.exact
 
 
@@ -212,7 +240,7 @@ def test_a_commit_can_be_imported_into_a_run_that_is_there(repo: GitRepo) -> Non
     repo.commit({"model.py": MODEL.replace("SCALE = 2.0", "SCALE = 4.0").replace("SHIFT = 1.0", "SHIFT = 0.5")}, "More")
     second = imported(repo)
     assert second.run.path == first.run.path
-    assert [gene.title for gene in second.genes] == ["shift 1.0 -> 0.5"]
+    assert [gene.title for gene in second.genes] == ["SHIFT 1.0 -> 0.5"]
     assert len(waiting_files(first.run.inbox)) == 2
 
 
@@ -240,7 +268,8 @@ def test_mistakes_are_sentences_and_leave_no_run(repo: GitRepo, tmp_path: Path) 
         (NoParent, "is the first of its history", lambda: imported(repo, first)),
         (NoParent, "is a merge", lambda: imported(repo, "HEAD")),
         (NotBefore, "is not in the history", lambda: imported(repo, "main..side~1")),
-        (NothingChanged, "changes no text", lambda: imported(repo, "HEAD..HEAD")),
+        (EmptyRange, r"the range main..main is empty", lambda: imported(repo, "main..main")),
+        (ThreeDots, r"write main\.\.side$", lambda: imported(repo, "main...side")),
         (NothingChanged, "model.py", lambda: imported(repo, "main~1", target=str(repo.path / "tiny.toml"))),
         (
             NotARepository,
@@ -276,8 +305,8 @@ def test_a_diff_and_blocks_make_the_same_gene_and_wait_in_the_inbox(run: RunDire
     assert first.origin == "human"
     waiting = [path.name.split("-")[-1] for path in waiting_files(run.inbox)]
     assert waiting.count(f"{first.gene_id}.json") == 1
-    inbox = Inbox(run.inbox, base_of_run(run), 0)
-    assert [gene.title for birth in (1, 2) if (gene := inbox.take(birth))] == ["scale 2.0 -> 4.0", "half the shift"]
+    inbox = Inbox(run.inbox, base_of_run(run), 0, print)
+    assert [gene.title for birth in (1, 2) if (gene := inbox.take(birth))] == ["SCALE 2.0 -> 4.0", "half the shift"]
 
 
 def test_a_patch_may_add_a_file_that_the_target_allows(run: RunDirectory) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from landscape_run import ScriptedRun
 
-from evolve.inbox import Inbox, NotAGene, put, waiting_files
+from evolve.inbox import Inbox, offer, put, waiting_files
+from evolve.run_directory import RunDirectory
 from evolve.target_files import load_target
 from fitness.workspace import read_base
 from population.genes import Category, Gene, Origin, gene_from_files
@@ -43,7 +47,7 @@ def born(run: ScriptedRun) -> list[tuple[int, str]]:
 def test_genes_are_taken_in_the_order_they_came_and_each_once(tmp_path: Path) -> None:
     put(tmp_path, [TWO, ONE])
     put(tmp_path, [TWO])
-    inbox = Inbox(tmp_path, BASE, 0)
+    inbox = Inbox(tmp_path, BASE, 0, print)
     assert inbox.waiting == 2
     assert [inbox.take(birth) for birth in (1, 2, 3)] == [TWO, ONE, None]
     assert inbox.take(1) == TWO, "asking again gives it again"
@@ -53,9 +57,9 @@ def test_genes_are_taken_in_the_order_they_came_and_each_once(tmp_path: Path) ->
 
 def test_a_later_session_gives_births_what_they_got_and_recorded_births_nothing_new(tmp_path: Path) -> None:
     put(tmp_path, [ONE])
-    assert Inbox(tmp_path, BASE, 0).take(5) == ONE
+    assert Inbox(tmp_path, BASE, 0, print).take(5) == ONE
     put(tmp_path, [TWO])
-    later = Inbox(tmp_path, BASE, 8)
+    later = Inbox(tmp_path, BASE, 8, print)
     assert [later.take(birth) for birth in range(1, 10)] == [None] * 4 + [ONE] + [None] * 2 + [TWO, None]
 
 
@@ -70,13 +74,19 @@ def test_a_later_session_gives_births_what_they_got_and_recorded_births_nothing_
         (lambda raw: json.dumps({**raw, "edits": [{**raw["edits"][0], "path": "score.py"}]}), "score.py"),
     ],
 )
-def test_a_file_that_is_no_gene_is_a_sentence_and_stays(tmp_path: Path, change, said: str) -> None:
+def test_a_file_that_is_no_gene_is_set_aside_with_a_line_and_the_next_is_taken(
+    tmp_path: Path, change, said: str
+) -> None:
     put(tmp_path, [ONE])
     (file,) = waiting_files(tmp_path)
+    put(tmp_path, [TWO])
     file.write_text(change(json.loads(file.read_text())))
-    with pytest.raises(NotAGene, match=said):
-        Inbox(tmp_path, BASE, 0).take(1)
-    assert waiting_files(tmp_path) == [file]
+    lines: list[str] = []
+    inbox = Inbox(tmp_path, BASE, 0, lines.append)
+    assert [inbox.take(birth) for birth in (1, 2)] == [TWO, None]
+    (line,) = lines
+    assert said in line
+    assert (tmp_path / "refused" / file.name).is_file()
 
 
 def test_a_gene_that_waits_before_the_run_is_born_first_and_scored_like_any_other(tmp_path: Path) -> None:
@@ -141,12 +151,42 @@ def test_a_gene_for_a_finished_run_is_born_when_it_is_resumed(tmp_path: Path) ->
     first.lineage.close()
     put(tmp_path / "inbox", [ONE])
     again = ScriptedRun(tmp_path, births=7)
-    assert again.engine.expects_genes
+    assert (again.engine.waiting, again.engine.spent) == (1, None)
     again.engine.run()
     after = again.lineage.individuals()
     assert after[: len(before)] == before
     assert [(i.birth, i.operator) for i in after[len(before) :]] == [(7, Operator.INJECT)]
     assert ONE.gene_id in after[7].genotype.genes
+
+
+@pytest.mark.slow
+def test_a_gene_for_which_no_evaluation_is_left_waits_and_it_is_said(tmp_path: Path) -> None:
+    words = (sys.executable, "-m", "evolve")
+    blocks = "knobs.py\n<<<<<<< SEARCH\nKNOB_08 = 300\n=======\nKNOB_08 = 310\n>>>>>>> REPLACE\n"
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "COLUMNS": "200"}
+
+    def said(*more: str) -> str:
+        ended = subprocess.run(
+            [*words, *more], cwd=tmp_path, env=environment, input=blocks, capture_output=True, text=True, check=True
+        )
+        return ended.stdout
+
+    said("run", "--target", "landscape", "--max-evaluations", "40", "--run-dir", "r")
+    line = "1 gene waits in the inbox: the budget of evaluations is used up; raise max_evaluations in r/run.toml"
+    assert line in said("inject", "-", "r", "--title", "t")
+    assert line in said("resume", "r")
+    toml = (tmp_path / "r" / "run.toml").read_text()
+    (tmp_path / "r" / "run.toml").write_text(toml.replace("max_evaluations = 40", "max_evaluations = 60"))
+    assert "gene waits" not in said("resume", "r")
+
+
+def test_a_gene_that_was_born_is_not_born_again(tmp_path: Path) -> None:
+    run = ScriptedRun(tmp_path, births=1)
+    put(run.inbox, [ONE])
+    run.engine.run()
+    run.engine.publish()
+    assert offer(RunDirectory(tmp_path), [ONE, TWO]) == {ONE.gene_id: 1}
+    assert [path.stem.split("-")[-1] for path in waiting_files(run.inbox)] == [TWO.gene_id]
 
 
 def test_a_baseline_takes_a_gene_without_breeding(tmp_path: Path) -> None:

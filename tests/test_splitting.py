@@ -97,6 +97,13 @@ def test_a_flag_goes_with_its_uses_in_other_files() -> None:
     assert {edit.path for edit in found[0].edits} == set(before)
 
 
+def test_titles_end_with_a_word() -> None:
+    (said,) = titles(
+        "first = 1\n", "first = 1\nif first and second_of_all or third_of_all or fourth_of_all:\n    pass\n"
+    )
+    assert said == "a.py + if first and second_of_all or..."
+
+
 def test_locals_of_two_functions_with_one_name_are_two_changes() -> None:
     before = "def f(x):\n    return x\n\n\ndef g(x):\n    return x\n"
     after = "def f(x):\n    y = 2\n    return x * y\n\n\ndef g(x):\n    y = 3\n    return x * y\n"
